@@ -1,0 +1,282 @@
+"""The command line. Every heavy import waits for the command that needs it, so that `--help` answers at once."""
+
+import argparse
+import errno
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tasks.errors import EvergreenError, GateError, UsageError
+
+WIDTH = 80
+FAILED, MISUSED, REFUSED, STOPPED = 1, 2, 3, 130
+
+# The terminal is for what Evergreen says; what the user has set stays.
+QUIET = {
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PYTHONWARNINGS": "ignore",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+}
+
+UNWRITABLE = {
+    errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EROFS: "the file system is read-only",
+    errno.EACCES: "no permission to write there", errno.ENOTDIR: "a part of the path is a file",
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0 done, 1 failed, 2 wrong use, 3 a gate said no."""
+    options = _parser().parse_args(arguments)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except KeyboardInterrupt:
+        return _say("stopped; run again to continue", STOPPED)
+    except UsageError as error:
+        return _say(str(error), MISUSED)
+    except GateError as error:
+        return _say(str(error), REFUSED)
+    except EvergreenError as error:
+        return _say(str(error), FAILED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it exits
+        return FAILED
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is None:
+            return _unexpected()
+        where = f"{UNWRITABLE[error.errno]}: {error.filename}"
+        return _say(f"{where}. Free it, or set EVERGREEN_HOME to a folder that can be written; then run again.", FAILED)
+    except Exception:
+        return _unexpected()
+
+
+def run(options: argparse.Namespace) -> int:
+    from flows import deployments, doctor
+
+    _prepare()
+    started = deployments.load(options.deployment)
+    doctor.require_home()
+    server = _server()
+    flow, parameters = deployments.configured(started, options.set)
+    if server is not None:
+        server.wait()
+    flow(**parameters)
+    return 0
+
+
+def plan(options: argparse.Namespace) -> int:
+    from flows import deployments
+
+    _prepare()
+    chosen = deployments.load(options.deployment)
+    _, parameters = deployments.configured(chosen, options.set)
+    from flows.plan import plan as steps_of
+
+    planned = {"deployment": chosen.name, **steps_of(chosen.flow_name, parameters)}
+    return _print(planned, options.json, _plan_table)
+
+
+def models(options: argparse.Namespace) -> int:
+    _prepare()
+    from tasks.registry import listing
+
+    return _print(listing(options.name), options.json, _models_table)
+
+
+def chat(options: argparse.Namespace) -> int:
+    _prepare()
+    from tasks.registry import resolve
+
+    folder = resolve(options.model)
+    from tasks.generation import Chat
+
+    partner = Chat(folder)
+    if options.once is not None:
+        print(partner.reply([{"role": "user", "content": options.once}]))
+        return 0
+    return _converse(partner.reply)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    _prepare()
+    from flows.doctor import examine
+
+    if options.json:
+        checks = list(examine())
+        print(json.dumps([vars(check) for check in checks], indent=1, ensure_ascii=False))
+        return FAILED if any(check.essential and not check.ok for check in checks) else 0
+    failed = False
+    for check in examine():
+        mark = "ok" if check.ok else "missing" if check.essential else "note"
+        remedy = "" if check.ok or not check.remedy else f" -> {check.remedy}"
+        print(_row(f"{mark:<8} {check.name:<10} ", check.found + remedy), flush=True)
+        failed |= check.essential and not check.ok
+    return FAILED if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="evergreen",
+        description="From raw text to a gated, registered language model, and kept fresh.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate said no.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _deployment_command(commands, run, "run a deployment here and now; no server needed")
+    planned = _deployment_command(commands, plan, "print its steps, which are reused and why, and the forecast")
+    listed = _command(commands, models, "list registered models, versions, aliases, verdicts and metrics")
+    listed.add_argument("name", metavar="NAME", nargs="?", help="only the versions of this model")
+    talk = _command(commands, chat, "talk to a registered model")
+    talk.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
+    talk.add_argument("--once", metavar="TEXT", help="print the answer to TEXT and end")
+    checked = _command(commands, doctor, "say what is installed and reachable, and what to do about what is not")
+    for each in (planned, listed, checked):
+        each.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")
+    return parser
+
+
+def _command(commands: Any, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(function.__name__, help=text, description=text)
+    made.set_defaults(command=function)
+    return made
+
+
+def _deployment_command(
+    commands: Any, function: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    made = _command(commands, function, text)
+    made.add_argument(
+        "deployment", metavar="DEPLOYMENT", nargs="?", default="lifecycle/nano",
+        help="a name of prefect.yaml, flow/name (default: %(default)s)",
+    )  # fmt: skip
+    made.add_argument(
+        "--set",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="change a value, as in sft.epochs=2; repeatable",
+    )
+    return made
+
+
+def _prepare() -> None:
+    """Before anything heavy is imported: the environment of a run, and a console for Evergreen's own lines."""
+    import warnings
+
+    from flows import console
+    from tasks.settings import apply_environment, home
+
+    apply_environment()
+    for name, value in {**QUIET, "PREFECT_HOME": str(home() / "prefect")}.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    console.attach()
+
+
+def _server() -> Any:
+    """Starts a server of our own unless PREFECT_API_URL names one, which must then answer."""
+    from flows.server import Server, answers
+
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        from pathlib import Path
+
+        return Server(Path(os.environ["PREFECT_HOME"]))
+    if not answers(url):
+        raise EvergreenError(
+            f"no Prefect server answers at {url}: start it (`prefect server start`), correct PREFECT_API_URL, "
+            "or unset it to run without one"
+        )
+    return None
+
+
+def _converse(reply: Callable[[list[dict[str, str]]], str]) -> int:
+    """A conversation on standard input; with a terminal it shows a prompt, piped it prints the answers alone."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    messages: list[dict[str, str]] = []
+    while True:
+        try:
+            text = input(prompt).strip()
+        except EOFError:
+            return 0
+        if text:
+            messages.append({"role": "user", "content": text})
+            messages.append({"role": "assistant", "content": reply(messages)})
+            print(messages[-1]["content"], flush=True)
+
+
+def _print(value: Any, as_json: bool, table: Callable[[Any], str]) -> int:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str) if as_json else table(value))
+    return 0
+
+
+def _plan_table(planned: Mapping[str, Any]) -> str:
+    steps = planned["steps"]
+    width = min(30, max((len(step["name"]) for step in steps), default=0))
+    lines = [planned["deployment"]]
+    for step in steps:
+        mark = "reused" if step["reused"] else "runs"
+        lines.append(_row(f"  {step['name']:<{width}} {step['key'][:8]:<8} {mark:<6} ", step["why"]))
+    forecast = [_row(f"  {name:<{width}} ", text) for name, text in _flat(planned["forecast"])]
+    return "\n".join([*lines, *(["forecast", *forecast] if forecast else [])])
+
+
+def _models_table(listed: Sequence[Mapping[str, Any]]) -> str:
+    if not listed:
+        return "no model is registered yet; `evergreen run` makes one"
+    lines = []
+    for model in listed:
+        aliases = "".join(f" @{alias}" for alias in model["aliases"])
+        lines.append(_row(f"{model['name']}/{model['version']}{aliases}  ", str(model["verdict"])))
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in model["metrics"].items())
+        lines.append(_row("    ", figures or "no metrics"))
+    return "\n".join(lines)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted name, text) lines."""
+    found: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, _figure(value)))
+    return found
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ", ".join(map(_figure, value)) if isinstance(value, list | tuple) else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def _row(head: str, text: str) -> str:
+    """A line of a table, its last column wrapped below itself where there is room for that."""
+    indent = " " * min(len(head), WIDTH // 2)
+    return textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False) or head
+
+
+def _say(message: str, code: int) -> int:
+    print(
+        textwrap.fill(f"evergreen: {message}", WIDTH, break_on_hyphens=False, break_long_words=False), file=sys.stderr
+    )
+    return code
+
+
+def _unexpected() -> int:
+    import traceback
+
+    traceback.print_exc()
+    return _say("this is a fault of the program, not of yours. `evergreen doctor` may know the cause; "
+                "finished steps are kept, so run again to continue.", FAILED)  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Evaluation as a flow of its own."""
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from tasks import steps
+from tasks.artifacts import Checkpoint, Dataset, EvaluationReport, Tokenizer
+from tasks.evaluation import EvaluationRecipe, compare, evaluate_model, find_model
+from tasks.pretrain import PretrainRecipe
+from tasks.settings import Execution
+
+LATEST = {"base": "pretrain/main", "sft": "sft/lora", "aligned": "rlhf/grpo"}
+
+
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=64))
+def evaluate(
+    models: dict[str, str] = LATEST,
+    dataset: str = "latest",
+    tokenizer: str = "latest",
+    reward: str = "latest",
+    recipe: EvaluationRecipe = EvaluationRecipe(),
+    pretrain: PretrainRecipe = PretrainRecipe(),
+    execution: Execution = Execution(),
+) -> EvaluationReport:
+    """1. let every model answer the same held-out items, side by side  2. compare them with rules and human text
+
+    Args:
+        models: the rows of the report: a name, and the model as `stage/name` (its newest) or as the folder of its step
+        dataset: a finished data set: `latest`, the start of its key, or its folder
+        tokenizer: a finished tokenizer, likewise; its held-out tokens show forgetting
+        reward: a finished reward model, likewise; empty to leave the column out
+        pretrain: its mixture and context say which held-out text is read
+    """
+    data, vocabulary = steps.find(dataset, "data", Dataset), steps.find(tokenizer, "tokenizer", Tokenizer)
+    judge = steps.find(reward, "reward", Checkpoint) if reward else None
+    text = {"mixture": pretrain.mixture, "context": pretrain.context}
+    running = {
+        name: evaluate_model.submit(
+            find_model(reference), data, vocabulary, judge, recipe, execution, name=name, text=text
+        )
+        for name, reference in models.items()
+    }
+    return compare({name: future.result() for name, future in running.items()}, data, recipe)

@@ -1,0 +1,197 @@
+"""What a deployment would do: its steps, which are reused and why, and the forecast. Nothing is run or written."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks import data, evaluation, preferences, pretrain, registry, reward, rlhf, scaling_laws, sft, steps, tokenizer
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the plan."""
+
+    name: str
+    key: str
+    reused: bool
+    why: str
+
+
+@dataclass
+class Plan:
+    """Steps in the order of the flow, and what the registry would do."""
+
+    planned: dict[str, steps.Step] = field(default_factory=dict)
+    more: list[Row] = field(default_factory=list)
+
+    def add(self, step: steps.Step) -> str:
+        self.planned[step.title] = step
+        return step.key
+
+    def rows(self) -> list[Row]:
+        rows = []
+        waiting: dict[str, str] = {}
+        for title, step in self.planned.items():
+            status = steps.status(step)
+            again = [waiting[key] for key in step.inputs.values() if key in waiting]
+            reused, why = (False, f"its input {again[0]} runs again") if again and status.reused else (status.reused, status.why)
+            if not reused:
+                waiting[step.key] = title
+            rows.append(Row(title, step.key, reused, why))
+        return rows + self.more
+
+
+def plan(flow_name: str, parameters: Parameters) -> dict[str, Any]:
+    """The steps (`name`, `key`, `reused`, `why`) and the forecast of a flow with validated parameters."""
+    planned = Plan()
+    PLANNERS[flow_name](planned, parameters)
+    rows = planned.rows()
+    return {"steps": [vars(row) for row in rows], "forecast": _forecast(planned, rows, parameters)}
+
+
+def _lifecycle(plan: Plan, p: Parameters) -> None:
+    for step in data.plan(p["data"]):
+        dataset = plan.add(step)
+    vocabulary = plan.add(tokenizer.step(p["tokenizer"], dataset))
+    points = [plan.add(step) for step in scaling_laws.point_steps(p["scaling"], p["pretrain"], vocabulary)]
+    forecast = plan.add(scaling_laws.fit_step(p["scaling"], p["pretrain"], points))
+    base = plan.add(pretrain.step(p["pretrain"], vocabulary, forecast))
+    tuned = plan.add(sft.step(p["sft"], base, dataset))
+    control = plan.add(sft.scratch_step(sft.scratch_recipe(p["sft"], p["pretrain"]), vocabulary, forecast, dataset))
+    pairs = plan.add(preferences.step(p["preferences"], tuned, dataset))
+    judge = plan.add(reward.step(p["reward"], tuned, pairs, dataset))
+    aligned = plan.add(rlhf.step(p["rlhf"], tuned, judge, dataset))
+    models = {"base": base, "from-scratch": control, "sft": tuned, "aligned": aligned}
+    report = _evaluation(plan, p["evaluation"], models, dataset, vocabulary, judge, p["pretrain"])
+    key = registry.key(p["name"], aligned, report, p["gate"])
+    status = registry.status(p["name"], key)
+    plan.more.append(Row(f"registry/{p['name']}", key, status.reused, status.why))
+
+
+def _evaluation(
+    plan: Plan, recipe: Any, models: Mapping[str, str], dataset: str, vocabulary: str, judge: str, base: Any
+) -> str:
+    text = {"mixture": base.mixture, "context": base.context}
+    rows = {
+        name: plan.add(evaluation.model_step(recipe, name, model, dataset, vocabulary, judge, text))
+        for name, model in models.items()
+    }
+    return plan.add(evaluation.compare_step(recipe, rows, dataset))
+
+
+def _data(plan: Plan, p: Parameters) -> None:
+    for step in data.plan(p["recipe"]):
+        plan.add(step)
+
+
+def _found(reference: str, stage: str, name: str = "") -> str:
+    from tasks.artifacts import Artifact
+
+    return steps.find(reference, stage, Artifact, name=name).key
+
+
+def _tokenizer(plan: Plan, p: Parameters) -> None:
+    plan.add(tokenizer.step(p["recipe"], _found(p["dataset"], "data")))
+
+
+def _scaling_laws(plan: Plan, p: Parameters) -> None:
+    vocabulary = _found(p["tokenizer"], "tokenizer")
+    points = [plan.add(step) for step in scaling_laws.point_steps(p["recipe"], p["pretrain"], vocabulary)]
+    plan.add(scaling_laws.fit_step(p["recipe"], p["pretrain"], points))
+
+
+def _pretrain(plan: Plan, p: Parameters) -> None:
+    forecast = _found(p["forecast"], "scaling", "fit") if p["forecast"] else ""
+    plan.add(pretrain.step(p["recipe"], _found(p["tokenizer"], "tokenizer"), forecast))
+
+
+def _sft(plan: Plan, p: Parameters) -> None:
+    plan.add(sft.step(p["recipe"], _found(p["base"], "pretrain"), _found(p["dataset"], "data")))
+
+
+def _rlhf(plan: Plan, p: Parameters) -> None:
+    tuned, dataset = _found(p["model"], "sft", "lora"), _found(p["dataset"], "data")
+    pairs = plan.add(preferences.step(p["preferences"], tuned, dataset))
+    judge = plan.add(reward.step(p["reward"], tuned, pairs, dataset))
+    plan.add(rlhf.step(p["recipe"], tuned, judge, dataset))
+
+
+def _evaluate(plan: Plan, p: Parameters) -> None:
+    models = {name: evaluation.find_model(reference).key for name, reference in p["models"].items()}
+    judge = _found(p["reward"], "reward") if p["reward"] else ""
+    dataset, vocabulary = _found(p["dataset"], "data"), _found(p["tokenizer"], "tokenizer")
+    _evaluation(plan, p["recipe"], models, dataset, vocabulary, judge, p["pretrain"])
+
+
+def _registry(plan: Plan, p: Parameters) -> None:
+    model, report = evaluation.find_model(p["model"]), _found(p["report"], "evaluate", "compare")
+    key = registry.key(p["name"], model.key, report, p["gate"])
+    status = registry.status(p["name"], key)
+    plan.more.append(Row(f"registry/{p['name']}", key, status.reused, status.why))
+
+
+PLANNERS: Mapping[str, Callable[[Plan, Parameters], None]] = {
+    "lifecycle": _lifecycle,
+    "data": _data,
+    "tokenizer": _tokenizer,
+    "scaling-laws": _scaling_laws,
+    "pretrain": _pretrain,
+    "sft": _sft,
+    "rlhf": _rlhf,
+    "evaluate": _evaluate,
+    "registry": _registry,
+}
+
+
+def _forecast(plan: Plan, rows: Sequence[Row], p: Parameters) -> dict[str, Any]:
+    """What the pre-training will take: by the fitted law where the sweep has run, else for the middle candidate.
+
+    Empty for a flow that pre-trains nothing.
+    """
+    scaling, base = p.get("scaling"), p.get("pretrain")
+    if scaling is None or base is None or "pretrain/main" not in plan.planned:
+        return {}
+    from models.architectures import dimensions
+    from models.memory import disk_bytes, flops_per_token, parameters, training_peak_bytes
+
+    fitted = steps.status(plan.planned["scaling/fit"])
+    picked = fitted.manifest["summary"] if fitted.reused else {}
+    size = base.size or picked.get("size") or scaling.candidates[len(scaling.candidates) // 2]
+    shape, vocabulary = dimensions(int(size)), p["tokenizer"].vocabulary
+    per_token = flops_per_token(shape, vocabulary, base.context)
+    tokens = base.tokens or picked.get("tokens") or round(scaling.compute / per_token)
+    earlier = [_seconds(plan.planned[row.name]) for row in rows if row.name in plan.planned and not row.reused]
+    return {
+        "basis": "fitted scaling law" if picked else "middle candidate; the sweep has not run",
+        "size": int(size),
+        "parameters": parameters(shape, vocabulary)["total"],
+        "tokens": int(tokens),
+        "flops": per_token * int(tokens),
+        "loss": {name: picked[name] for name in ("loss", "low", "high")} if picked else None,
+        "peak_memory_bytes": training_peak_bytes(shape, vocabulary, context=base.context, batch=base.batch),
+        "disk_bytes": sum(disk_bytes(shape, vocabulary).values()),
+        "pretraining_seconds": round(per_token * int(tokens) / _flops_per_second()),
+        "seconds": round(sum(earlier)) if all(earlier) else None,
+    }
+
+
+def _seconds(step: steps.Step) -> float:
+    """How long the newest step of this name took; 0 where there was none."""
+    made = steps.finished(step.stage, step.name)
+    return (steps.read_manifest(made[-1]) or {}).get("execution", {}).get("seconds", 0.0) if made else 0.0
+
+
+def _flops_per_second() -> float:
+    """One thread's rate in training: half of what a large fp32 product reaches (bf16 gains what small shapes lose)."""
+    import time
+
+    import numpy as np
+
+    matrix = np.ones((768, 768), np.float32)
+    matrix @ matrix
+    started = time.perf_counter()
+    for _ in range(4):
+        matrix @ matrix
+    return 0.5 * 4 * 2 * 768**3 / (time.perf_counter() - started)

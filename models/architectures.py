@@ -1,0 +1,66 @@
+"""What a model is: a Llama decoder of any size from one dial."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import LlamaConfig, LlamaForCausalLM
+
+HEAD = 32  # dimensions per attention head
+
+
+class Dimensions(BaseModel):
+    """The dimensions that the dial `size` sets: width in multiples of 32, depth and heads in proportion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    intermediate: int = Field(gt=0)
+
+
+def dimensions(size: int) -> Dimensions:
+    """Width 32 * size, one layer per 48 of width (3 at least), SwiGLU of 8/3 the width in multiples of 32.
+
+    Multiples of 32 keep every quantised export format open. Raises ValueError for a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"size is {size}; the dial starts at 1")
+    hidden = 32 * size
+    return Dimensions(
+        hidden=hidden,
+        layers=max(3, round(hidden / 48)),
+        heads=hidden // HEAD,
+        intermediate=max(32, round(hidden * 8 / 3 / 32) * 32),
+    )
+
+
+def build(shape: Dimensions, *, vocabulary: int, context: int, special: dict[str, int], seed: int) -> LlamaForCausalLM:
+    """A freshly initialised Llama with tied embeddings. `special` gives the bos, eos and pad token ids."""
+    import torch
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=special["bos"],
+        eos_token_id=special["eos"],
+        pad_token_id=special["pad"],
+        # bf16 autocast with eager attention is the fastest pair on a CPU at short context
+        attn_implementation="eager",
+    )
+    return LlamaForCausalLM(config)
+
+
+def fresh_model(size: int, tokenizer: Any, *, seed: int) -> LlamaForCausalLM:
+    """A model of the dial `size` for a tokenizer: its vocabulary, its longest sequence, its special tokens."""
+    special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+    return build(
+        dimensions(size), vocabulary=len(tokenizer), context=tokenizer.model_max_length, special=special, seed=seed
+    )

@@ -1,0 +1,74 @@
+"""Token streams on disk, read as fixed windows: memory-mapped, never copied, in a mixture of domains."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DTYPE = np.dtype("<u2")  # vocabularies up to 65,536
+
+
+def write_stream(path: Path, token_ids: list[int] | np.ndarray) -> int:
+    """Writes ids as little-endian uint16; returns their number. Raises ValueError for an id that does not fit."""
+    ids = np.asarray(token_ids)
+    if ids.size and int(ids.max()) > np.iinfo(DTYPE).max:
+        raise ValueError(f"token id {int(ids.max())} does not fit in 16 bits; use a vocabulary of at most 65,536")
+    ids.astype(DTYPE).tofile(path)
+    return int(ids.size)
+
+
+def read_stream(path: Path) -> np.ndarray:
+    """The stream at `path` as a read-only memory map of shape (tokens,)."""
+    if path.stat().st_size == 0:
+        return np.empty(0, DTYPE)
+    return np.memmap(path, dtype=DTYPE, mode="r")
+
+
+def mixture_windows(lengths: Mapping[str, int], weights: Mapping[str, float], *, context: int, tokens: int) -> list[tuple[str, int]]:
+    """Which windows make up a mixture of `tokens` tokens: (domain, start) pairs, the shares spread evenly.
+
+    A domain that is too short for its share is read again from its start (another epoch of it). The windows of a
+    smaller mixture are the first ones of a larger mixture, so runs of different length see the same data first.
+    Raises ValueError where no domain with a weight holds one window.
+    """
+    windows = {name: lengths.get(name, 0) // context for name, weight in weights.items() if weight > 0}
+    usable = {name: count for name, count in windows.items() if count}
+    if not usable:
+        raise ValueError(f"no domain of {sorted(weights)} holds a window of {context} tokens; lengths: {dict(lengths)}")
+    total = sum(weights[name] for name in usable)
+    taken = dict.fromkeys(usable, 0)
+    chosen = []
+    for number in range(1, max(1, tokens // context) + 1):
+        # the domain furthest behind its share comes next
+        name = max(usable, key=lambda n: (number * weights[n] / total - taken[n], n))
+        chosen.append((name, (taken[name] % usable[name]) * context))
+        taken[name] += 1
+    return chosen
+
+
+class PackedWindows:
+    """A map-style dataset of windows: `input_ids` and `labels`, both int64 of shape (context,)."""
+
+    def __init__(self, folder: Path, weights: Mapping[str, float], *, context: int, tokens: int):
+        self.streams = {name: read_stream(folder / f"{name}.bin") for name in weights if (folder / f"{name}.bin").exists()}
+        lengths = {name: len(stream) for name, stream in self.streams.items()}
+        self.windows = mixture_windows(lengths, weights, context=context, tokens=tokens)
+        self.context = context
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def ids(self, index: int) -> np.ndarray:
+        name, start = self.windows[index]
+        return self.streams[name][start : start + self.context]
+
+    def all_ids(self) -> np.ndarray:
+        """Every window of the mixture in order, shape (windows, context)."""
+        return np.stack([self.ids(i) for i in range(len(self))])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        import torch
+
+        ids = torch.from_numpy(self.ids(index).astype(np.int64))
+        return {"input_ids": ids, "labels": ids}

@@ -1,0 +1,142 @@
+"""Pre-training of a decoder from scratch with the Hugging Face Trainer, on memory-mapped windows of a mixture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks import steps, workers
+from tasks.artifacts import Checkpoint, Forecast, Tokenizer
+from tasks.settings import Execution
+
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
+MODULES = ("tasks.training", "models.architectures", "models.optimizers", "models.packing", "models.baselines", "models.generation", "models.metrics")
+
+
+class PretrainRecipe(BaseModel):
+    """How a model is trained from scratch. Size and tokens come from the scaling law unless they are given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(0, ge=0, le=256, description="The dial: width 32 * size, depth and heads follow. 0: what the fit picked.")
+    tokens: int = Field(0, ge=0, description="Training tokens. 0: what the fit picked.")
+    mixture: dict[str, float] = Field(
+        {"encyclopaedia": 0.8, "dialogue": 0.1, "speeches": 0.1},
+        description="Share of each domain in the tokens; domains that the data lacks are left out.",
+    )
+    context: int = Field(128, ge=16, le=8192, description="Tokens per window.")
+    batch: int = Field(8, ge=1, le=4096, description="Windows per step.")
+    learning_rate: float = Field(2e-2, gt=0, lt=1, description="Peak learning rate of the matrices (Muon, matched to AdamW's scale).")
+    embedding_learning_rate: float = Field(2e-2, gt=0, lt=1, description="Peak learning rate of embeddings and norms (AdamW).")
+    evaluations: int = Field(4, ge=0, le=100, description="How often the held-out loss is measured on the way.")
+    validation_tokens: int = Field(32_768, ge=128, description="Held-out tokens of the mixture that the loss is measured on.")
+    seed: int = Field(1, ge=0, description="Of the initial weights and the order of the data.")
+
+
+def step(recipe: PretrainRecipe, tokenizer: str, forecast: str) -> steps.Step:
+    return steps.Step(
+        stage="pretrain",
+        name="main",
+        recipe=recipe,
+        inputs={"tokenizer": tokenizer, **({"forecast": forecast} if forecast else {})},
+        libraries=LIBRARIES,
+        modules=MODULES,
+    )
+
+
+@task(task_run_name="pre-train", cache_policy=NO_CACHE)
+def pretrain_model(tokenizer: Tokenizer, forecast: Forecast | None, recipe: PretrainRecipe, execution: Execution) -> Checkpoint:
+    """Trains at the size and token count of the forecast; its loss is compared with the forecast's interval."""
+    this = step(recipe, tokenizer.key, forecast.key if forecast else "")
+
+    def build(folder: Path) -> dict[str, Any]:
+        figures = train(this, tokenizer, folder, resolved(recipe, forecast), execution)
+        return {**figures, **(_scored(figures["loss"], forecast) if forecast else {})}
+
+    return steps.materialise(this, Checkpoint, build, resumable=True)
+
+
+def _scored(loss: float, forecast: Forecast) -> dict[str, Any]:
+    """The forecast that was made before the run, held against what the run gave."""
+    expected = {name: forecast.summary[name] for name in ("loss", "low", "high")}
+    inside = expected["low"] <= loss <= expected["high"]
+    return {"forecast": {**expected, "error": loss - expected["loss"], "inside": inside}}
+
+
+def resolved(recipe: PretrainRecipe, forecast: Forecast | None) -> PretrainRecipe:
+    """The recipe with size and tokens filled in. Raises ValueError where neither recipe nor forecast gives them."""
+    picked = forecast.summary if forecast else {}
+    size, tokens = recipe.size or picked.get("size", 0), recipe.tokens or picked.get("tokens", 0)
+    if not size or not tokens:
+        raise ValueError(f"pretrain.size is {recipe.size} and pretrain.tokens {recipe.tokens}: give both, or a forecast")
+    return recipe.model_copy(update={"size": int(size), "tokens": int(tokens)})
+
+
+def train(this: steps.Step, tokenizer: Tokenizer, folder: Path, recipe: PretrainRecipe, execution: Execution) -> dict[str, Any]:
+    """Trains in a worker process with one thread: two of them side by side are faster than one with two threads."""
+    return workers.call(
+        _train, tokenizer.path, folder, recipe, execution.device, threads=execution.threads_each,
+        processes=execution.processes, label=f"{this.stage}/{this.name}", log=folder / "log",
+    )  # fmt: skip
+
+
+def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str) -> dict[str, Any]:
+    from transformers import AutoTokenizer, Trainer, TrainingArguments
+
+    from models.architectures import fresh_model
+    from models.optimizers import MuonAdamW
+    from models.packing import PackedWindows
+    from tasks import training
+
+    tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer")
+    windows = {
+        split: PackedWindows(tokens / "tokens" / split, recipe.mixture, context=recipe.context, tokens=count)
+        for split, count in (("train", recipe.tokens), ("validation", recipe.validation_tokens))
+    }
+    model = fresh_model(recipe.size, tokenizer, seed=recipe.seed)
+    optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
+    steps_ = max(1, len(windows["train"]) // recipe.batch)
+    arguments = training.arguments(
+        folder, seed=recipe.seed, device=device, steps=steps_, batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        per_device_eval_batch_size=32, prediction_loss_only=True,
+        eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps_ // max(1, recipe.evaluations)),
+    )  # fmt: skip
+    trainer = Trainer(
+        model, TrainingArguments(**arguments), optimizers=(optimizer, None),
+        train_dataset=windows["train"], eval_dataset=windows["validation"],
+    )  # fmt: skip
+    figures = training.run(trainer, folder, tokens_per_step=recipe.batch * recipe.context)
+    loss = trainer.evaluate()["eval_loss"]
+    baselines = _baselines(model, windows, len(tokenizer)) if recipe.evaluations else {}
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    training.finish(folder)
+    return {
+        **figures,
+        **baselines,
+        "loss": loss,
+        "size": recipe.size,
+        "tokens": steps_ * recipe.batch * recipe.context,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "non_embedding": sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel(),
+    }
+
+
+def _baselines(model: Any, windows: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
+    """Unigram and bigram on the same training tokens, and the paired gain over each on the held-out windows."""
+    from models.baselines import bigram_losses, unigram_losses
+    from models.generation import window_losses
+    from models.metrics import paired
+
+    train, held_out = windows["train"].all_ids(), windows["validation"].all_ids()
+    own = window_losses(model, held_out)
+    figures: dict[str, Any] = {}
+    for name, measure in (("unigram", unigram_losses), ("bigram", bigram_losses)):
+        losses = measure(train, held_out, vocabulary)
+        gain = paired(losses, own)
+        figures |= {name: float(losses.mean()), f"gain_over_{name}": {"mean": gain.mean, "low": gain.low, "high": gain.high}}
+    return figures

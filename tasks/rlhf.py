@@ -1,0 +1,87 @@
+"""RLHF: TRL's GRPOTrainer against the reward model, with a KL penalty to the fine-tuned model."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks import steps, workers
+from tasks.artifacts import Checkpoint, Dataset
+from tasks.settings import Execution
+
+
+class RLHFRecipe(BaseModel):
+    """How the policy is moved towards the reward."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(60, ge=1, description="Optimiser steps; each draws new answers.")
+    prompts: int = Field(8, ge=1, le=1024, description="Prompts per step.")
+    generations: int = Field(8, ge=2, le=64, description="Answers per prompt; their rewards are compared with each other.")
+    learning_rate: float = Field(1e-3, gt=0, lt=1, description="Peak learning rate of the adapter.")
+    beta: float = Field(0.05, ge=0, le=10, description="Weight of the KL penalty to the fine-tuned model.")
+    rank: int = Field(32, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
+    max_new_tokens: int = Field(24, ge=1, le=512, description="Longest answer in tokens.")
+    seed: int = Field(1, ge=0, description="Of the adapter's initial weights, the order of the prompts and the draws.")
+
+
+def step(recipe: RLHFRecipe, model: str, reward: str, dataset: str) -> steps.Step:
+    return steps.Step(
+        stage="rlhf", name="grpo", recipe=recipe, inputs={"model": model, "reward": reward, "dataset": dataset},
+        libraries=("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
+        modules=("tasks.training", "tasks.preferences", "models.rewards"),
+    )  # fmt: skip
+
+
+@task(task_run_name="align with GRPO", cache_policy=NO_CACHE)
+def align(model: Checkpoint, reward: Checkpoint, dataset: Dataset, recipe: RLHFRecipe, execution: Execution) -> Checkpoint:
+    """The merged aligned model in `model/`; `log/history.jsonl` holds reward, KL, length and the hack metrics."""
+    this = step(recipe, model.key, reward.key, dataset.key)
+
+    def build(folder: Path) -> dict[str, Any]:
+        return workers.call(
+            _train, model.model, reward.model, dataset.path, folder, recipe, execution.device,
+            threads=execution.threads, processes=execution.processes, label="rlhf/grpo", log=folder / "log",
+        )  # fmt: skip
+
+    return steps.materialise(this, Checkpoint, build, resumable=True)
+
+
+def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecipe, device: str) -> dict[str, Any]:
+    from datasets import Dataset as Rows
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    from tasks import training
+    from tasks.generation import load_reward
+    from tasks.preferences import prompts
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    policy = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    judge, judge_tokenizer = load_reward(reward, "cpu" if device == "cpu" else device)
+    rows = prompts(data / "instructions" / "train.jsonl", recipe.steps * recipe.prompts, recipe.seed + 1)
+    arguments = training.arguments(
+        folder, seed=recipe.seed, device=device, steps=recipe.steps, batch=recipe.prompts * recipe.generations,
+        learning_rate=recipe.learning_rate, num_generations=recipe.generations, beta=recipe.beta,
+        max_completion_length=recipe.max_new_tokens, logging_steps=1, lr_scheduler_type="constant_with_warmup",
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        policy, reward_funcs=judge, reward_processing_classes=judge_tokenizer, args=GRPOConfig(**arguments),
+        train_dataset=Rows.from_list([{**row, "prompt": [{"role": "user", "content": row["prompt"]}], "source_text": row["prompt"]} for row in rows]),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )  # fmt: skip
+    figures = training.run(trainer, folder)
+    merged = trainer.model.merge_and_unload()
+    merged.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    training.finish(folder)
+    last = training.history(folder)[-10:]
+    mean = {name: sum(entry.get(name, 0.0) for entry in last) / len(last) for name in ("reward", "kl", "completions/mean_length")}
+    return {
+        **figures,
+        "reward": mean["reward"], "kl": mean["kl"], "mean_length": mean["completions/mean_length"],
+    }  # fmt: skip

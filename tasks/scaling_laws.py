@@ -1,0 +1,111 @@
+"""A sweep over sizes and tokens, a fitted law, and the forecast of the run to come: made before it, scored after it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks import pretrain, steps
+from tasks.artifacts import Checkpoint, Forecast, Tokenizer
+from tasks.pretrain import PretrainRecipe
+from tasks.settings import Execution
+
+
+class ScalingRecipe(BaseModel):
+    """The sweep, and the budget that it plans for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sizes: tuple[int, ...] = Field((2, 3, 4), description="Dial settings of the small runs.")
+    tokens: tuple[int, ...] = Field((60_000, 120_000, 240_000), description="Tokens of the small runs; every size takes each.")
+    candidates: tuple[int, ...] = Field((3, 4, 5, 6, 8), description="Dial settings that the main run may take.")
+    compute: float = Field(1.0e13, gt=0, description="Budget of the main run in training FLOPs.")
+    draws: int = Field(500, ge=100, le=20_000, description="Bootstrap draws of the forecast's interval.")
+
+
+class FitRecipe(BaseModel):
+    """What the fit itself depends on, the runs apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scaling: ScalingRecipe
+    context: int
+
+
+def point_steps(recipe: ScalingRecipe, base: PretrainRecipe, tokenizer: str) -> list[steps.Step]:
+    """One step per size and token count: the pre-training recipe with both filled in."""
+    return [
+        steps.Step(
+            stage="scaling",
+            name=f"size-{size}-tokens-{tokens}",
+            recipe=base.model_copy(update={"size": size, "tokens": tokens, "evaluations": 0}),
+            inputs={"tokenizer": tokenizer},
+            libraries=pretrain.LIBRARIES,
+            modules=pretrain.MODULES,
+        )
+        for size in recipe.sizes
+        for tokens in recipe.tokens
+    ]
+
+
+def fit_step(recipe: ScalingRecipe, base: PretrainRecipe, points: Sequence[str]) -> steps.Step:
+    return steps.Step(
+        stage="scaling", name="fit", recipe=FitRecipe(scaling=recipe, context=base.context),
+        inputs={f"run-{number}": key for number, key in enumerate(points)},
+        libraries=("numpy",), modules=("models.scaling_laws", "models.memory"),
+    )  # fmt: skip
+
+
+@task(task_run_name="train {this.name}", cache_policy=NO_CACHE)
+def train_point(tokenizer: Tokenizer, this: steps.Step, execution: Execution) -> Checkpoint:
+    """One small run of the sweep."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        assert isinstance(this.recipe, PretrainRecipe)
+        return pretrain.train(this, tokenizer, folder, this.recipe, execution)
+
+    return steps.materialise(this, Checkpoint, build, resumable=True)
+
+
+@task(task_run_name="fit and forecast", cache_policy=NO_CACHE)
+def fit_and_forecast(points: Sequence[Checkpoint], tokenizer: Tokenizer, recipe: ScalingRecipe, base: PretrainRecipe) -> Forecast:
+    """`fit.json`: the runs, the law, the size and tokens it picks for the budget, and the loss it forecasts."""
+    this = fit_step(recipe, base, [point.key for point in points])
+
+    def build(folder: Path) -> dict[str, Any]:
+        runs = [{name: point.summary[name] for name in ("size", "parameters", "tokens", "loss")} for point in points]
+        fitted = forecast(runs, recipe, vocabulary=tokenizer.summary["vocabulary"], context=base.context)
+        (folder / "fit.json").write_text(json.dumps(fitted, indent=1) + "\n")
+        return {**fitted["optimum"], **fitted["coefficients"], "low": fitted["forecast"]["low"], "high": fitted["forecast"]["high"]}
+
+    return steps.materialise(this, Forecast, build)
+
+
+def forecast(runs: Sequence[dict[str, Any]], recipe: ScalingRecipe, *, vocabulary: int, context: int) -> dict[str, Any]:
+    """Fits the law to the runs and picks the candidate with the lowest predicted loss for the budget."""
+    from models.architectures import dimensions
+    from models.memory import flops_per_token, parameters
+    from models.scaling_laws import fit
+
+    law = fit([r["parameters"] for r in runs], [r["tokens"] for r in runs], [r["loss"] for r in runs])
+    shapes = [dimensions(size) for size in recipe.candidates]
+    options = [
+        (parameters(shape, vocabulary)["total"], flops_per_token(shape, vocabulary, context)) for shape in shapes
+    ]
+    best, optimum = law.optimum_over(options, recipe.compute)
+    expected = law.interval(optimum.parameters, optimum.tokens, draws=recipe.draws)
+    return {
+        "runs": [{"N": r["parameters"], "D": r["tokens"], "size": r["size"], "loss": r["loss"]} for r in runs],
+        "coefficients": {name: getattr(law, name) for name in ("E", "A", "B", "alpha", "beta")},
+        "objective": law.objective, "noise": law.noise, "warnings": list(law.warnings),
+        "convention": "N counts every parameter, the tied embedding once",
+        "optimum": {
+            "size": recipe.candidates[best], "parameters": round(optimum.parameters), "tokens": round(optimum.tokens),
+            "compute": recipe.compute, "loss": optimum.loss,
+        },
+        "forecast": {"loss": expected.loss, "low": expected.low, "high": expected.high},
+    }  # fmt: skip

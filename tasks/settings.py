@@ -1,0 +1,64 @@
+"""Execution: where and how a run happens. Nothing here ever changes a step's key."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# No call leaves the machine at run time, and no library reports home.
+OFFLINE: Mapping[str, str] = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+# libgomp's default spinning slows two torch threads beside any other busy process up to 19 times;
+# it is read once, when torch is loaded.
+PERFORMANCE: Mapping[str, str] = {"GOMP_SPINCOUNT": "20000", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class Execution(BaseModel):
+    """Where and how the steps run: never part of their identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threads: int = Field(2, ge=0, le=1024, description="Torch threads per training process (0: all cores).")
+    processes: int = Field(2, ge=1, le=64, description="Independent training runs at once, one thread each on a CPU.")
+    device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto takes a GPU where there is one.")
+
+    @property
+    def threads_each(self) -> int:
+        """Threads of a training run that has others beside it."""
+        return max(1, (self.threads or os.cpu_count() or 1) // self.processes)
+
+
+def home() -> Path:
+    """`$EVERGREEN_HOME`, by default `.evergreen` in the project's root."""
+    return Path(os.environ.get("EVERGREEN_HOME") or ROOT / ".evergreen").expanduser().resolve()
+
+
+def project() -> Path:
+    """`$EVERGREEN_PROJECT`, by default the project's root: the folder with `data/`, `models/` and their pointers."""
+    return Path(os.environ.get("EVERGREEN_PROJECT") or ROOT).expanduser().resolve()
+
+
+def apply_environment() -> None:
+    """Sets what must be set before torch, Prefect or MLflow are imported; what the user has set stays."""
+    for name, value in {**OFFLINE, **PERFORMANCE}.items():
+        os.environ.setdefault(name, value)
+
+
+def apply_threads(threads: int) -> int:
+    """Sets torch's thread count and returns it; the count decides whether two runs are bit-identical."""
+    import torch
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    return torch.get_num_threads()

@@ -1,0 +1,214 @@
+"""Instruction fine-tuning with TRL's SFTTrainer: LoRA on a base model, or all weights of a fresh one as the control."""
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks import steps, workers
+from tasks.artifacts import Checkpoint, Dataset, Forecast, Tokenizer
+from tasks.errors import SourceError
+from tasks.pretrain import PretrainRecipe
+from tasks.settings import Execution
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+MODULES = ("tasks.training", "models.architectures", "models.optimizers", "models.tokenizer")
+
+
+class SFTRecipe(BaseModel):
+    """How a base model learns to follow instructions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mixture: dict[str, float] = Field(
+        {"gloss": 1.0, "docstring": 1.0, "topic": 0.1, "name": 0.05, "reply": 0.05},
+        description="Share of each kind of instruction that is used in every epoch; kinds that the data lacks are left out.",
+    )
+    epochs: float = Field(3.0, gt=0, le=100, description="Passes over the mixture.")
+    batch: int = Field(16, ge=1, le=4096, description="Examples per step.")
+    learning_rate: float = Field(1e-2, gt=0, lt=1, description="Peak learning rate of the adapter.")
+    rank: int = Field(16, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
+    max_length: int = Field(128, ge=16, le=8192, description="Longer examples are cut to so many tokens.")
+    seed: int = Field(1, ge=0, description="Of the adapter's initial weights, the choice and the order of the examples.")
+
+
+class ScratchRecipe(BaseModel):
+    """The control: the same instructions, all weights, no pre-training, as many tokens as both stages together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sft: SFTRecipe
+    learning_rate: float = Field(gt=0, lt=1, description="Peak learning rate of the matrices, as in pre-training.")
+    embedding_learning_rate: float = Field(gt=0, lt=1, description="Peak learning rate of the embeddings, as in pre-training.")
+    seed: int = Field(ge=0, description="Of the initial weights.")
+
+
+def scratch_recipe(sft: SFTRecipe, pretrain: PretrainRecipe) -> ScratchRecipe:
+    """The control of a pre-training: its optimiser and seed, the fine-tuning's instructions."""
+    return ScratchRecipe(
+        sft=sft, learning_rate=pretrain.learning_rate,
+        embedding_learning_rate=pretrain.embedding_learning_rate, seed=pretrain.seed,
+    )  # fmt: skip
+
+
+def step(recipe: SFTRecipe, base: str, dataset: str) -> steps.Step:
+    return steps.Step(
+        stage="sft", name="lora", recipe=recipe, inputs={"base": base, "dataset": dataset},
+        libraries=LIBRARIES, modules=MODULES,
+    )  # fmt: skip
+
+
+def scratch_step(recipe: ScratchRecipe, tokenizer: str, forecast: str, dataset: str) -> steps.Step:
+    return steps.Step(
+        stage="sft", name="from-scratch", recipe=recipe,
+        inputs={"tokenizer": tokenizer, "forecast": forecast, "dataset": dataset},
+        libraries=LIBRARIES, modules=MODULES,
+    )  # fmt: skip
+
+
+@task(task_run_name="fine-tune with LoRA", cache_policy=NO_CACHE)
+def finetune(base: Checkpoint, dataset: Dataset, recipe: SFTRecipe, execution: Execution) -> Checkpoint:
+    """The merged model in `model/`, the adapter alone in `adapter/`."""
+    this = step(recipe, base.key, dataset.key)
+
+    def build(folder: Path) -> dict[str, Any]:
+        return workers.call(
+            _lora, base.model, dataset.path, folder, recipe, execution.device, threads=execution.threads_each,
+            processes=execution.processes, label="sft/lora", log=folder / "log",
+        )  # fmt: skip
+
+    return steps.materialise(this, Checkpoint, build, resumable=True)
+
+
+def examples(path: Path, recipe: SFTRecipe, seed: int) -> list[dict[str, Any]]:
+    """The instructions of one epoch as prompt and completion messages, in a fixed order.
+
+    Raises SourceError when the file holds none of the kinds in the mixture.
+    """
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    chosen = []
+    for kind, share in sorted(recipe.mixture.items()):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        random.Random(f"{seed}-{kind}").shuffle(of_kind)
+        chosen += of_kind[: round(len(of_kind) * min(1.0, share))]
+    if not chosen:
+        raise SourceError(f"{path} holds no instruction of the kinds {sorted(recipe.mixture)}; change sft.mixture")
+    random.Random(seed).shuffle(chosen)
+    return [conversation(row) for row in chosen]
+
+
+def conversation(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "prompt": [{"role": "user", "content": row["prompt"]}],
+        "completion": [{"role": "assistant", "content": row["response"]}],
+    }
+
+
+def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) -> dict[str, Any]:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from models.optimizers import MuonAdamW
+    from tasks import training
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    torch.manual_seed(recipe.seed)
+    adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(model, adapter)
+    optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.learning_rate)
+    rows = examples(data / "instructions" / "train.jsonl", recipe, recipe.seed)
+    trainer = _trainer(model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, optimizers=(optimizer, None))
+    figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step)
+    merged = trainer.model.merge_and_unload()
+    merged.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    training.finish(folder)
+    return {**figures, **_figures(trainer, rows)}
+
+
+def _trainer(
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, recipe: SFTRecipe, device: str, *,
+    epochs: float, **more: Any,
+) -> Any:  # fmt: skip
+    from datasets import Dataset as Rows
+    from transformers import Trainer
+    from trl import SFTConfig, SFTTrainer
+
+    from tasks import training
+
+    class AnswerTrainer(SFTTrainer):
+        """TRL's own loss without its per-token statistics, which take half of a step on a CPU."""
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            return Trainer.compute_loss(self, *args, **kwargs)
+
+    count = max(1, round(epochs * len(rows) / recipe.batch))
+    arguments = training.arguments(
+        folder, seed=recipe.seed, device=device, steps=count, batch=recipe.batch,
+        learning_rate=recipe.learning_rate, max_length=recipe.max_length,
+        train_sampling_strategy="group_by_length", length_column_name="length", dataset_num_proc=None,
+    )  # fmt: skip
+    trainer = AnswerTrainer(model, args=SFTConfig(**arguments), train_dataset=Rows.from_list(rows), processing_class=tokenizer, **more)
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    trainer.tokens_per_step = sum(lengths) / len(lengths) * recipe.batch
+    return trainer
+
+
+def _figures(trainer: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+
+    return {
+        "examples": len(rows),
+        "tokens": round(trainer.tokens_per_step * trainer.state.global_step),
+    }
+
+
+@task(task_run_name="fine-tune without pre-training", cache_policy=NO_CACHE)
+def train_from_scratch(
+    tokenizer: Tokenizer, forecast: Forecast, dataset: Dataset, recipe: ScratchRecipe, execution: Execution
+) -> Checkpoint:
+    """The control of pre-training: a fresh model of the same size that sees instructions only, for the same tokens."""
+    this = scratch_step(recipe, tokenizer.key, forecast.key, dataset.key)
+
+    def build(folder: Path) -> dict[str, Any]:
+        size, tokens = int(forecast.summary["size"]), int(forecast.summary["tokens"])
+        return workers.call(
+            _scratch, tokenizer.path / "tokenizer", dataset.path, folder, recipe, size, tokens, execution.device,
+            threads=execution.threads_each, processes=execution.processes, label="sft/from-scratch", log=folder / "log",
+        )  # fmt: skip
+
+    return steps.materialise(this, Checkpoint, build, resumable=True)
+
+
+def _scratch(
+    tokens: Path, data: Path, folder: Path, recipe: ScratchRecipe, size: int, extra_tokens: int, device: str
+) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    from models.architectures import fresh_model
+    from models.optimizers import MuonAdamW
+    from tasks import training
+
+    tokenizer = AutoTokenizer.from_pretrained(tokens)
+    model = fresh_model(size, tokenizer, seed=recipe.seed)
+    rows = examples(data / "instructions" / "train.jsonl", recipe.sft, recipe.sft.seed)
+    mean = sum(map(len, _token_rows(tokenizer, rows, recipe.sft.max_length))) / len(rows)
+    epochs = recipe.sft.epochs + extra_tokens / (mean * len(rows))
+    optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
+    trainer = _trainer(model, tokenizer, rows, folder, recipe.sft, device, epochs=epochs, optimizers=(optimizer, None))
+    figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step)
+    trainer.model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    training.finish(folder)
+    return {**figures, **_figures(trainer, rows), "epochs": round(epochs, 2)}
+
+
+def _token_rows(tokenizer: Any, rows: list[dict[str, Any]], max_length: int) -> list[list[int]]:
+    chats = [row["prompt"] + row["completion"] for row in rows]
+    return [ids[:max_length] for ids in tokenizer.apply_chat_template(chats, tokenize=True, return_dict=True)["input_ids"]]

@@ -1,0 +1,298 @@
+"""The one place that knows MLflow runs: where they are kept, how a step's run opens, what it records, how it ends."""
+
+import errno
+import json
+import logging
+import math
+import os
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import TrackingError
+from tasks.progress import HISTORY
+from tasks.settings import home
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "evergreen"
+KEY, STAGE = "evergreen.key", "evergreen.stage"
+LONGEST_PARAM = 500  # characters: what every MLflow store takes whole
+BATCH = 1000  # metrics, and 100 params, are what one request may hold
+MISUSE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # the caller is wrong, not the store
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+NOT_METRICS = {"step", "steps", "seconds_left", "epoch"}
+
+logger = logging.getLogger("evergreen.tracking")
+_guard = threading.RLock()
+_ready: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open MLflow run, addressed by its id: any thread may log to it."""
+
+    id: str
+
+    def log(self, summary: Mapping[str, Any], folder: Path) -> None:
+        """Records the summary's numbers, the steps of `folder/log/history.jsonl` and the pictures of `folder/log`."""
+        log_metrics(self.id, numbers(summary))
+        _log_history(self.id, folder / "log" / HISTORY)
+        log_files(self.id, sorted((folder / "log").glob("*.png")), under="plots")
+
+
+def uri() -> str:
+    """`$MLFLOW_TRACKING_URI`, by default a SQLite file in the home."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def exists() -> bool:
+    """Whether there is a store to read. A home in which nothing has run has none, and reading must not make one."""
+    return not uri().startswith("sqlite:///") or Path(uri().removeprefix("sqlite:///")).exists()
+
+
+def client() -> "MlflowClient":
+    """A client of the store, which is made on first use. Raises TrackingError when it cannot be reached."""
+    from mlflow import MlflowClient
+
+    target = uri()
+    _prepare(target)
+    with reachable():
+        return MlflowClient(tracking_uri=target, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or target)
+
+
+def experiment() -> str:
+    """The id of the experiment that holds every run. Raises TrackingError when somebody deleted it."""
+    found = client().get_experiment_by_name(EXPERIMENT)
+    assert found is not None
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"MLflow experiment {EXPERIMENT!r} at {uri()} is deleted; bring it back with "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+        )
+    return found.experiment_id
+
+
+@contextmanager
+def run(*, stage: str, name: str, key: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[Run]:
+    """A run that ends FINISHED, FAILED on an exception and KILLED on Ctrl-C.
+
+    Runs of the same key that a killed process left RUNNING are ended first. Safe in parallel threads: nothing
+    here touches MLflow's active run.
+    """
+    store, where = client(), experiment()
+    with reachable():
+        _end_stale(store, where, key)
+        opened = store.create_run(where, run_name=f"{stage}/{name}", tags={**tags, KEY: key, STAGE: stage})
+        _log_params(store, opened.info.run_id, params)
+    try:
+        yield Run(opened.info.run_id)
+    except BaseException as error:
+        _end(store, opened.info.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    with reachable():
+        store.set_terminated(opened.info.run_id, "FINISHED")
+
+
+def latest_run(key: str) -> str | None:
+    """The id of the newest run of a step's key."""
+    if not exists():
+        return None
+    found = client().search_runs([experiment()], f"tags.`{KEY}` = '{key}'", max_results=1)
+    return found[0].info.run_id if found else None
+
+
+def numbers(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numeric leaves of nested mappings, their paths joined by `/`."""
+    found: dict[str, float] = {}
+    for name, value in summary.items():
+        if isinstance(value, Mapping):
+            found |= numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[prefix + _allowed(str(name))] = float(value)
+    return found
+
+
+def log_metrics(run_id: str, values: Mapping[str, float], model_id: str | None = None) -> None:
+    """Final values of a run and, where `model_id` is given, of the model that was logged in it."""
+    from mlflow.entities import Metric
+
+    now = _now()
+    _send(run_id, [Metric(name, value, now, 0, model_id=model_id, run_id=run_id) for name, value in values.items()])
+
+
+def log_files(run_id: str, paths: Sequence[Path], under: str | None = None) -> None:
+    store = client()
+    with reachable():
+        for path in paths:
+            store.log_artifact(run_id, str(path), under)
+
+
+@contextmanager
+def as_default() -> Iterator[None]:
+    """Makes this store MLflow's own default for a while: its model API takes no client."""
+    import mlflow
+
+    target, before = uri(), os.environ.get("MLFLOW_TRACKING_URI")
+    with _guard:
+        mlflow.set_tracking_uri(target)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(None)  # also removes the variable, which it had set
+            if before is not None:
+                os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what MLflow, alembic and pandas say of themselves, here and nowhere else."""
+    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow")]
+    levels = [each.level for each in loggers]
+    with _guard, warnings.catch_warnings():  # filters and levels belong to the process, not to a thread
+        warnings.simplefilter("ignore")
+        for each in loggers:
+            each.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Turns a store that cannot be reached, read or written into one TrackingError with the remedy."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
+            raise
+        if isinstance(error, MlflowException) and error.error_code in MISUSE:
+            raise
+        remedy = "see that it can be written and has room"
+        if "out-of-date" in str(error):
+            remedy = f"another MLflow made it: `mlflow db upgrade {uri()}`"
+        raise TrackingError(f"the MLflow store at {uri()} fails: {_first_line(error)}; {remedy}") from error
+
+
+def _prepare(target: str) -> None:
+    """Makes the store and the experiment once. Two processes that open a fresh database together break it."""
+    from filelock import FileLock
+
+    if target in _ready:
+        return
+    with _guard, reachable():
+        _check_server(target)
+        home().mkdir(parents=True, exist_ok=True)
+        with FileLock(home() / "mlflow.lock"), quiet():
+            _create_experiment(target)
+        _ready.add(target)
+
+
+def _create_experiment(target: str) -> None:
+    from mlflow import MlflowClient
+
+    store = MlflowClient(tracking_uri=target)
+    if store.get_experiment_by_name(EXPERIMENT) is None:
+        # a tracking server knows where its artifacts belong; without one MLflow would take the working directory
+        local = None if target.startswith(("http:", "https:", "databricks")) else (home() / "mlartifacts").as_uri()
+        store.create_experiment(EXPERIMENT, artifact_location=local)
+
+
+def _check_server(target: str) -> None:
+    """MLflow's own client would try for minutes before it says that nobody answers."""
+    if not target.startswith(("http:", "https:")):
+        return
+    try:
+        urllib.request.urlopen(target.rstrip("/") + "/health", timeout=10).close()
+    except urllib.error.HTTPError:
+        return  # it answered: a proxy or another path, and that is enough
+    except (OSError, ValueError) as error:
+        raise TrackingError(
+            f"no MLflow server answers at {target} ({_first_line(error)}); start it, or correct MLFLOW_TRACKING_URI, "
+            f"or unset it to keep the runs in {home() / 'mlflow.db'}"
+        ) from error
+
+
+def _end_stale(store: "MlflowClient", where: str, key: str) -> None:
+    stale = store.search_runs([where], f"tags.`{KEY}` = '{key}' and attributes.status = 'RUNNING'")
+    for each in stale:
+        store.set_terminated(each.info.run_id, "KILLED")
+
+
+def _end(store: "MlflowClient", run_id: str, state: str) -> None:
+    """Ends a run whose work failed; that error matters more than a store which fails as well."""
+    try:
+        store.set_terminated(run_id, state)
+    except Exception as error:
+        logger.warning("run %s at %s could not be ended as %s: %s", run_id, uri(), state, _first_line(error))
+
+
+def _log_params(store: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    flat = _flatten(params)
+    short = [Param(name, text) for name, text in flat.items() if len(text) <= LONGEST_PARAM]
+    for start in range(0, len(short), 100):
+        store.log_batch(run_id, params=short[start : start + 100])
+    if len(short) < len(flat):
+        store.log_dict(run_id, dict(params), "recipe.json")
+
+
+def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flatten(value, f"{prefix}{name}.")
+        else:
+            found[prefix + _allowed(str(name))] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return found
+
+
+def _log_history(run_id: str, path: Path) -> None:
+    """One metric per number and step, below `history/`: a summary may use the same names for final values."""
+    from mlflow.entities import Metric
+
+    if not path.exists():
+        return
+    now = _now()
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    _send(run_id, [
+        Metric(f"history/{name}", value, now, int(entry["step"]))
+        for entry in entries
+        for name, value in numbers({k: v for k, v in entry.items() if k not in NOT_METRICS}).items()
+        if math.isfinite(value)
+    ])  # fmt: skip
+
+
+def _send(run_id: str, metrics: Sequence[Any]) -> None:
+    store = client()
+    with reachable():
+        for start in range(0, len(metrics), BATCH):
+            store.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def _allowed(name: str) -> str:
+    """MLflow takes letters, digits and `_-. :/` in names."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def _now() -> int:
+    return round(1000 * time.time())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

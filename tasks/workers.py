@@ -1,0 +1,92 @@
+"""Training runs in processes of its own: a fixed thread count, fresh random state, and the main process stays light."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasks import progress
+from tasks.errors import TrainingInterruptedError
+
+T = TypeVar("T")
+_guard = threading.Lock()
+_pool: ProcessPoolExecutor | None = None
+
+
+def call(function: Callable[..., T], *args: Any, threads: int, processes: int, label: str, log: Path | None = None) -> T:
+    """Runs a picklable function in a worker process with `threads` torch threads, and reports its progress meanwhile.
+
+    At most `processes` of them run at once. Raises what the function raises, and TrainingInterruptedError when the
+    process was killed from outside.
+    """
+    future = _submit(processes, threads, function, *args)
+    meter = progress.Meter(label, log)
+    try:
+        return _wait(future, meter)
+    except BrokenProcessPool as error:
+        stop()
+        raise TrainingInterruptedError(
+            f"{label}: the process that computed it was killed (out of memory, or a signal). "
+            "Run again to continue from its last checkpoint; if memory is short, lower execution.processes."
+        ) from error
+    except KeyboardInterrupt:
+        stop()
+        raise
+
+
+def stop() -> None:
+    """Ends the worker processes at once. What they had checkpointed stays."""
+    global _pool
+    with _guard:
+        pool, _pool = _pool, None
+    for child in multiprocessing.active_children():
+        child.kill()
+    if pool is not None:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _submit(processes: int, threads: int, function: Callable[..., T], *args: Any) -> "Future[T]":
+    global _pool
+    with _guard:
+        if _pool is None:
+            spawn = multiprocessing.get_context("spawn")
+            _pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start)
+        return _pool.submit(_with_threads, threads, function, *args)
+
+
+def _wait(future: "Future[T]", meter: progress.Meter) -> T:
+    while True:
+        try:
+            return future.result(timeout=1.0)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+            meter.update()
+
+
+def _start() -> None:
+    """A worker ends with its parent, and on Ctrl-C at once: an orphan would go on writing into the store."""
+    from tasks.settings import apply_environment
+
+    apply_environment()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _with_threads(threads: int, function: Callable[..., T], *args: Any) -> T:
+    from tasks.settings import apply_threads
+
+    apply_threads(threads)
+    return function(*args)

@@ -1,0 +1,127 @@
+"""prefect.yaml, what `--set` does to it, and what a user reads when it is wrong."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows import deployments
+from tasks.errors import UsageError
+from tasks.settings import OFFLINE, PERFORMANCE, ROOT
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: float = Field(3.0, gt=0)
+    mixture: dict[str, float] = {"gloss": 1.0, "topic": 0.5}
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@flow
+def example(name: str = "a", sft: Inner = Inner()) -> None:
+    """A flow with a recipe."""
+
+
+EXAMPLE = deployments.Deployment("example/x", f"{__name__}.example", "", {"sft": {"epochs": 2}})
+
+
+def configured(*assignments: str) -> dict[str, Any]:
+    return deployments.configured(EXAMPLE, assignments)[1]
+
+
+def test_every_deployment_satisfies_its_flow() -> None:
+    checked = []
+    for name in deployments.names():
+        deployment = deployments.load(name)
+        target, parameters = deployments.configured(deployment, [])
+        assert target.name == deployment.flow_name
+        assert set(parameters) == set(target.parameters.properties)
+        checked.append(name)
+    assert len(checked) >= 11
+    assert deployments.DEFAULT in checked
+
+
+def test_every_deployment_is_described_in_one_sentence_and_tagged() -> None:
+    entries = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert len(entries) == len(deployments.names()), "two deployments share a name"
+    for entry in entries:
+        assert re.fullmatch(r"[A-Z].{20,120}\.", entry["description"]), entry["name"]
+        assert entry["tags"]
+        assert entry["work_pool"]["name"] == "local"
+
+
+def test_a_worker_gets_the_environment_that_the_command_line_sets() -> None:
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    given = content["definitions"]["pool"]["job_variables"]["env"]
+    assert given == {**OFFLINE, **PERFORMANCE, "PREFECT_LOGGING_EXTRA_LOGGERS": "evergreen"}
+
+
+def test_an_unknown_deployment_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"'lifecycle/nanno'; did you mean lifecycle/nano"):
+        deployments.load("lifecycle/nanno")
+
+
+def test_set_reads_values_as_yaml_and_keeps_the_rest() -> None:
+    parameters = configured("sft.sizes=[3, 4]", "name='007'")
+    assert parameters == {"name": "007", "sft": Inner(epochs=2, sizes=(3, 4))}
+
+
+def test_set_changes_one_entry_of_a_default_mapping() -> None:
+    assert configured("sft.mixture.topic=0.1")["sft"].mixture == {"gloss": 1.0, "topic": 0.1}
+
+
+def test_set_leaves_what_it_was_given_alone() -> None:
+    shared = {"epochs": 2}
+    given = {"a": shared, "b": shared}
+    changed = deployments.override(given, ["a.epochs=5", "c.d.e=1"])
+    assert changed == {"a": {"epochs": 5}, "b": {"epochs": 2}, "c": {"d": {"e": 1}}}
+    assert given == {"a": {"epochs": 2}, "b": {"epochs": 2}}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("sft", "not of the form field.field=value"),
+        ("=3", "not of the form"),
+        ("sft..epochs=3", "not of the form"),
+        ("sft.epochs=[1", "is no YAML value"),
+        ("sft.epochs.more=1", r"sft.epochs is the value 2.0 and has no field 'more'"),
+        ("sft.epoch=1", r"sft has no field 'epoch'; did you mean sft.epochs\?"),
+        ("sft.colour=1", r"sft has no field 'colour'; the fields are sft.epochs, sft.mixture, sft.sizes"),
+        ("stf.epochs=1", r"example has no field 'stf'; did you mean sft\?"),
+        ("sft.epochs=-1", r"sft.epochs cannot be -1: input should be greater than 0"),
+        ("sft=3", r"sft cannot be 3"),
+        ("name=12", r"""name cannot be 12.*--set 'name="12"'"""),
+    ],
+)
+def test_a_wrong_set_says_what_is_wrong_and_what_is_right(assignment: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        configured(assignment)
+
+
+def test_an_entrypoint_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match=r"flows.nothing.here.*No module named"):
+        deployments.flow("flows.nothing.here")
+
+
+def test_an_entrypoint_that_is_no_flow_is_named() -> None:
+    with pytest.raises(UsageError, match=r"tasks.settings.home.*is function, not a flow"):
+        deployments.flow("tasks.settings.home")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("deployments: [", "is no YAML"), ("name: x", "needs `deployments`"), (None, "is missing")]
+)
+def test_a_broken_file_is_named(
+    text: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if text is not None:
+        (tmp_path / "prefect.yaml").write_text(text)
+    monkeypatch.setattr(deployments, "ROOT", tmp_path)
+    with pytest.raises(UsageError, match=message):
+        deployments.names()
