@@ -1,18 +1,18 @@
 """Evaluation as a flow of its own."""
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks import steps
 from tasks.artifacts import Checkpoint, Dataset, EvaluationReport, Tokenizer
 from tasks.evaluation import EvaluationRecipe, compare, evaluate_model, find_model
 from tasks.pretrain import PretrainRecipe
 from tasks.settings import Execution
+from tasks.workers import side_by_side
 
 LATEST = {"base": "pretrain/main", "sft": "sft/lora", "aligned": "rlhf/grpo"}
 
 
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=64))
+@flow(task_runner=side_by_side())
 def evaluate(
     models: dict[str, str] = LATEST,
     dataset: str = "latest",

@@ -1,7 +1,6 @@
 """The whole life cycle: from raw text to a model that is registered, and the champion if the evidence says so."""
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.data import data as data_stage
 from flows.evaluate import evaluate
@@ -24,9 +23,10 @@ from tasks.scaling_laws import ScalingRecipe
 from tasks.settings import Execution
 from tasks.sft import SFTRecipe, scratch_recipe, train_from_scratch
 from tasks.tokenizer import TokenizerRecipe
+from tasks.workers import side_by_side
 
 
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=8))
+@flow(task_runner=side_by_side())
 def lifecycle(
     name: str = "encyclopaedia",
     data: DataRecipe = DataRecipe(),
@@ -42,7 +42,7 @@ def lifecycle(
     execution: Execution = Execution(),
 ) -> RegisteredModel:
     """1. data  2. tokenizer  3. scaling laws and forecast  4. pre-training  5. instruction fine-tuning, and its control
-    beside both  6. preferences, reward model, alignment  7. evaluation  8. registry: champion or not, and why  9. report
+    beside both  6. preferences, reward model, alignment  7. evaluation  8. registry: champion or not, why  9. report
 
     Args:
         name: the model's name in the registry
@@ -58,7 +58,16 @@ def lifecycle(
     folders = {row: str(model.path) for row, model in models.items()}
     measured = evaluate(folders, dataset.key, vocabulary.key, judge.key, evaluation, pretrain, execution)
     registered = registry(
-        str(aligned.path), measured.key, dataset.key, vocabulary.key, judge.key, name, gate, evaluation, pretrain, execution
+        str(aligned.path),
+        measured.key,
+        dataset.key,
+        vocabulary.key,
+        judge.key,
+        name,
+        gate,
+        evaluation,
+        pretrain,
+        execution,
     )
     parts = {
         "data": dataset, "tokenizer": vocabulary, "forecast": forecast, **models, "pairs": pairs, "reward": judge,

@@ -36,7 +36,9 @@ class Plan:
         for title, step in self.planned.items():
             status = steps.status(step)
             again = [waiting[key] for key in step.inputs.values() if key in waiting]
-            reused, why = (False, f"its input {again[0]} runs again") if again and status.reused else (status.reused, status.why)
+            reused, why = (
+                (False, f"its input {again[0]} runs again") if again and status.reused else (status.reused, status.why)
+            )
             if not reused:
                 waiting[step.key] = title
             rows.append(Row(title, step.key, reused, why))

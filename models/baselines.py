@@ -36,13 +36,13 @@ def bigram_losses(train_ids: np.ndarray, held_out_ids: np.ndarray, vocabulary: i
     """
     train, held_out = _rows(train_ids, vocabulary), _rows(held_out_ids, vocabulary)
     fitted, slice_ = _split(train)
-    chosen = min(STRENGTHS, key=_bigram(fitted, slice_, vocabulary))
+    chosen = min(STRENGTHS, key=_bigram(fitted, slice_, vocabulary).loss)
     per_token = _bigram(train, held_out, vocabulary).losses(chosen)
     return per_token.reshape(len(held_out), -1).mean(axis=1)
 
 
 class _Bigram(NamedTuple):
-    """Counts looked up once at the tokens to predict; called with m it gives the loss."""
+    """Counts looked up once at the tokens to predict, so that trying another m costs no look-up."""
 
     pairs: np.ndarray
     contexts: np.ndarray
@@ -51,7 +51,7 @@ class _Bigram(NamedTuple):
     def losses(self, strength: float) -> np.ndarray:
         return -np.log((self.pairs + strength * self.unigrams) / (self.contexts + strength))
 
-    def __call__(self, strength: float) -> float:
+    def loss(self, strength: float) -> float:
         return float(self.losses(strength).mean())
 
 

@@ -36,7 +36,13 @@ def answer(
     options = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     for start in range(0, len(order), rows):
         chunk = order[start : start + rows]
-        inputs = tokenizer([prompts[i] for i in chunk], return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        inputs = tokenizer(
+            [prompts[i] for i in chunk],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+        )
         inputs = {k: v.to(model.device) for k, v in inputs.items() if k != "token_type_ids"}
         output = model.generate(
             **inputs, max_new_tokens=max_new_tokens, num_return_sequences=samples,
@@ -59,7 +65,9 @@ def answer_losses(
         chats = conversations[start : start + batch]
         heads = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
         prompt_lengths = [len(ids) for ids in tokenizer(heads, add_special_tokens=False)["input_ids"]]
-        fulls = [head + text + tokenizer.eos_token for head, text in zip(heads, answers[start : start + batch], strict=True)]
+        fulls = [
+            head + text + tokenizer.eos_token for head, text in zip(heads, answers[start : start + batch], strict=True)
+        ]
         inputs = tokenizer(fulls, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
         ids_BT, mask_BT = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
         logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, :-1].float()

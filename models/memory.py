@@ -1,6 +1,7 @@
 """What a model costs before it exists: parameters, FLOPs per token, peak memory of training, bytes on disk.
 
-Symbols: V vocabulary, h hidden, f intermediate, L layers, a heads, s context, b windows per micro-batch, T = s b tokens.
+Symbols: V vocabulary, h hidden, f intermediate, L layers, a heads, s context, b windows per micro-batch,
+T = s b tokens.
 """
 
 from typing import Literal

@@ -57,7 +57,9 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 709 else math.inf
 
 
-def bootstrap(values: Sequence[float] | np.ndarray, *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
+def bootstrap(
+    values: Sequence[float] | np.ndarray, *, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
     """The mean of `values` with its percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
 
     The same seed and number of items give the same resamples, so rows of one report are drawn alike. Where all values
@@ -101,7 +103,9 @@ def bleu_interval(
     scorer = BLEU(effective_order=True)  # counts per item do not depend on it, and sacrebleu warns without it
     items = [scorer.sentence_score(p, [r]) for p, r in zip(predictions, references, strict=True)]
     counts = np.array([[*s.counts, *s.totals, s.sys_len, s.ref_len] for s in items])
-    sums = np.concatenate([counts[rows].sum(axis=1) for rows in _resamples(len(items), draws, seed, width=counts.shape[1])])
+    sums = np.concatenate(
+        [counts[rows].sum(axis=1) for rows in _resamples(len(items), draws, seed, width=counts.shape[1])]
+    )
 
     def value(row: np.ndarray) -> float:
         c = row.tolist()

@@ -24,7 +24,9 @@ class MuonAdamW(torch.optim.Optimizer):
             torch.optim.Muon(matrices, lr=lr, momentum=0.95, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         ]
         if others:
-            self.parts.append(torch.optim.AdamW(others, lr=embedding_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True))
+            self.parts.append(
+                torch.optim.AdamW(others, lr=embedding_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+            )
         super().__init__([p for _, p in named], {})
         self._share()
 
@@ -32,7 +34,7 @@ class MuonAdamW(torch.optim.Optimizer):
         """The groups are the parts' own dictionaries, so that a scheduler's learning rates reach them."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         for part in self.parts:
             part.step()
 

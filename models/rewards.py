@@ -1,4 +1,4 @@
-"""Checkable rewards: is an answer grounded in its source, does it follow the guideline of its kind, is it near the reference."""
+"""Checkable rewards: is an answer grounded in its source, does it follow its guideline, is it near the reference."""
 
 import re
 import unicodedata

@@ -91,14 +91,16 @@ class Fit:
         """
         thetas, noise, rng = self._resampled(draws, seed)
         x, y = np.log(parameters) - self.sweep.centre[0], np.log(tokens) - self.sweep.centre[1]
-        drawn = np.log(_terms(thetas, np.array([x]), np.array([y])).sum(axis=0)[:, 0]) + noise * rng.standard_normal(draws)
+        expected = np.log(_terms(thetas, np.array([x]), np.array([y])).sum(axis=0)[:, 0])
+        drawn = expected + noise * rng.standard_normal(draws)
         low, high = np.exp(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]))
         return Prediction(self.predict(parameters, tokens), float(low), float(high))
 
     def optimum(self, compute: float) -> Optimum:
         """The best N and D under C = 6 N D FLOPs (Hoffmann et al., equation 4).
 
-        N* = G (C/6)^(beta/(alpha+beta)), D* = (C/6)^(alpha/(alpha+beta)) / G, G = (alpha A / (beta B))^(1/(alpha+beta)).
+        N* = G (C/6)^(beta/(alpha+beta)), D* = (C/6)^(alpha/(alpha+beta)) / G,
+        G = (alpha A / (beta B))^(1/(alpha+beta)).
         """
         total = self.alpha + self.beta
         g = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
@@ -111,7 +113,9 @@ class Fit:
         Each candidate trains on D = compute / FLOPs per token. Raises ValueError for no candidates or no budget.
         """
         if not candidates or not compute > 0:
-            raise ValueError(f"{len(candidates)} candidates and a budget of {compute} FLOPs; give at least one and more than 0")
+            raise ValueError(
+                f"{len(candidates)} candidates, a budget of {compute} FLOPs; give one or more, and more than 0"
+            )
         options = [Optimum(n, compute / cost, self.predict(n, compute / cost)) for n, cost in candidates]
         best = min(range(len(options)), key=lambda i: options[i].loss)
         return best, options[best]
@@ -175,7 +179,7 @@ def _sweep(parameters: object, tokens: object, losses: object, delta: float) -> 
     columns = [np.asarray(column, np.float64) for column in (parameters, tokens, losses)]
     lengths = [column.size for column in columns]
     if len(set(lengths)) > 1 or min(lengths) < len(COEFFICIENTS):
-        raise ValueError(f"{min(lengths)} runs cannot fix {len(COEFFICIENTS)} coefficients; columns of {lengths} values")
+        raise ValueError(f"{min(lengths)} runs cannot fix {len(COEFFICIENTS)} coefficients (columns of {lengths})")
     for name, column in zip(("parameters", "tokens", "losses"), columns, strict=True):
         if not (np.isfinite(column) & (column > 0)).all():
             raise ValueError(f"{name} must be finite and positive; drop runs that diverged: {column.tolist()}")
@@ -305,7 +309,8 @@ def _warnings(theta: np.ndarray, sweep: _Sweep, noise: float) -> tuple[str, ...]
     spread = np.sqrt(np.diag(covariance))
     low, high = sweep.bounds
     found = []
-    for name, value, deviation, least, most, prior in zip(COEFFICIENTS, theta, spread, low, high, PRIOR_SCALE, strict=True):
+    columns = zip(COEFFICIENTS, theta, spread, low, high, PRIOR_SCALE, strict=True)
+    for name, value, deviation, least, most, prior in columns:
         if name in "ab":
             if value <= least:
                 term, what = ("A / N^alpha", "parameters") if name == "a" else ("B / D^beta", "tokens")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import steps
@@ -111,7 +112,7 @@ def plan(recipe: DataRecipe) -> list[steps.Step]:
     return [ingest, validate, dataset]
 
 
-@task(task_run_name="read the source", cache_policy=None)
+@task(task_run_name="read the source", cache_policy=NO_CACHE)
 def ingest_rows(recipe: DataRecipe) -> Artifact:
     """Candidate rows with their provenance, one file per kind."""
 
@@ -126,7 +127,7 @@ def ingest_rows(recipe: DataRecipe) -> Artifact:
     return steps.materialise(plan(recipe)[0], Artifact, build)
 
 
-@task(task_run_name="validate the rows", cache_policy=None)
+@task(task_run_name="validate the rows", cache_policy=NO_CACHE)
 def validate_rows(candidates: Artifact, recipe: DataRecipe) -> Artifact:
     """The rows that pass their suite, `quarantine.jsonl` with the others and why, `validation.json` and `.html`.
 
@@ -139,7 +140,7 @@ def validate_rows(candidates: Artifact, recipe: DataRecipe) -> Artifact:
     return steps.materialise(plan(recipe)[1], Artifact, build)
 
 
-@task(task_run_name="split and curate", cache_policy=None)
+@task(task_run_name="split and curate", cache_policy=NO_CACHE)
 def build_dataset(valid: Artifact, recipe: DataRecipe) -> Dataset:
     """Text, instructions and preferences, split by group, with the data card and the quarantine."""
 
@@ -149,7 +150,7 @@ def build_dataset(valid: Artifact, recipe: DataRecipe) -> Dataset:
     return steps.materialise(plan(recipe)[2], Dataset, build)
 
 
-@task(task_run_name="look for the data set", cache_policy=None)
+@task(task_run_name="look for the data set", cache_policy=NO_CACHE)
 def find_dataset(recipe: DataRecipe) -> Dataset | None:
     """The data set of this recipe where it lies in the store, or can be had from the version that `data.dvc` names."""
     from tasks import versioning

@@ -15,7 +15,10 @@ from tasks.errors import SourceError
 from tasks.settings import Execution
 
 ITEM_METRICS = ("rouge1", "rouge2", "rougeL", "grounded", "guideline", "chars", "score", "reward")
-COLUMNS = ("loss", "perplexity", "rouge1", "rouge2", "rougeL", "bleu", "grounded", "guideline", "chars", "score", "reward", "topic_accuracy", "text_loss")  # fmt: skip
+COLUMNS = (
+    "loss", "perplexity", "rouge1", "rouge2", "rougeL", "bleu", "grounded", "guideline", "chars", "score", "reward",
+    "topic_accuracy", "text_loss",
+)  # fmt: skip
 
 
 class EvaluationRecipe(BaseModel):
@@ -67,7 +70,8 @@ def compare_step(recipe: EvaluationRecipe, models: Mapping[str, str], dataset: s
         stage="evaluate", name="compare",
         recipe=CompareRecipe(draws=recipe.draws, seed=recipe.seed, rows=tuple(models)),
         inputs={**models, "dataset": dataset},
-        libraries=("rouge-score", "sacrebleu", "numpy"), modules=("models.metrics", "models.baselines", "models.rewards"),
+        libraries=("rouge-score", "sacrebleu", "numpy"),
+        modules=("models.metrics", "models.baselines", "models.rewards"),
     )  # fmt: skip
 
 
@@ -104,7 +108,7 @@ def compare(models: Mapping[str, Artifact], dataset: Dataset, recipe: Evaluation
 
 
 def find_model(reference: str) -> Checkpoint:
-    """A model by `stage/name` (its newest) or by the absolute folder of its step. Raises StoreError where there is none."""
+    """A model by `stage/name` (its newest) or by the absolute folder of its step. StoreError where there is none."""
     stage, _, name = reference.partition("/")
     return steps.load(Path(reference), Checkpoint) if not stage else steps.find("latest", stage, Checkpoint, name=name)
 
@@ -120,7 +124,9 @@ def items(dataset: Path, recipe: EvaluationRecipe) -> list[dict[str, Any]]:
     path = dataset / "instructions" / f"{recipe.split}.jsonl"
     rows = [row for row in read_rows(path) if has_guideline(row["kind"])][: recipe.items]
     if len(rows) < 10:
-        raise SourceError(f"{path} holds {len(rows)} instructions of a kind that has a guideline; 10 are needed to evaluate")
+        raise SourceError(
+            f"{path} holds {len(rows)} instructions of a kind that has a guideline; 10 are needed to evaluate"
+        )
     return rows
 
 
@@ -153,7 +159,9 @@ def _evaluate(
     chats = [[{"role": "user", "content": row["prompt"]}] for row in rows]
     texts = [one[0] for one in answer(policy, tokenizer, chats, max_new_tokens=recipe.max_new_tokens)]
     scores = score_answers(rows, texts)
-    for entry, (nll, count) in zip(scores, answer_losses(policy, tokenizer, chats, [row["response"] for row in rows]), strict=True):
+    for entry, (nll, count) in zip(
+        scores, answer_losses(policy, tokenizer, chats, [row["response"] for row in rows]), strict=True
+    ):
         entry.update(nll=nll, answer_tokens=float(count))
     if reward is not None:
         judge, judge_tokenizer = load_reward(reward, device)
@@ -163,7 +171,9 @@ def _evaluate(
     with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
         for row, text, entry in zip(rows, texts, scores, strict=True):
             file.write(json.dumps({**_shown(row), "output": text, "scores": entry}, ensure_ascii=False) + "\n")
-    topics = [row for row in read_rows(data / "instructions" / f"{recipe.split}.jsonl") if row["kind"] == "topic"][: recipe.topics]
+    topics = [row for row in read_rows(data / "instructions" / f"{recipe.split}.jsonl") if row["kind"] == "topic"][
+        : recipe.topics
+    ]
     figures = {
         "topic_hits": _topic_hits(policy, tokenizer, topics, recipe.max_new_tokens),
         "text_losses": _text_losses(policy, tokens / "tokens" / recipe.split, recipe.text_tokens, **held_out),
@@ -205,7 +215,7 @@ def _compare(models: Mapping[str, Path], folder: Path, recipe: EvaluationRecipe)
     scores = {name: [entry["scores"] for entry in entries] for name, entries in answered.items()}
     for name, texts in _rules(rows).items():
         outputs[name], scores[name] = texts, score_answers(rows, texts)
-    metrics = {
+    metrics: dict[str, Any] = {
         "items": len(rows),
         "items_digest": steps.digest_of([_shown(row) for row in rows]),
         "columns": list(COLUMNS),
@@ -215,11 +225,19 @@ def _compare(models: Mapping[str, Path], folder: Path, recipe: EvaluationRecipe)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
         for i, row in enumerate(rows):
-            entry = {**_shown(row), "outputs": {n: t[i] for n, t in outputs.items()}, "scores": {n: s[i] for n, s in scores.items()}}
+            entry = {
+                **_shown(row),
+                "outputs": {n: t[i] for n, t in outputs.items()},
+                "scores": {n: s[i] for n, s in scores.items()},
+            }
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
     return {
         "items": len(rows),
-        **{f"{name}/{metric}": row[metric]["mean"] for name, row in metrics["rows"].items() for metric in ("rougeL", "grounded", "guideline")},
+        **{
+            f"{name}/{metric}": row[metric]["mean"]
+            for name, row in metrics["rows"].items()
+            for metric in ("rougeL", "grounded", "guideline")
+        },
     }
 
 
@@ -231,7 +249,11 @@ def _rules(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     human = {"human": [row["response"] for row in rows]}
     if all(row["kind"] == "docstring" for row in rows):
         return {"rule: name in words": [docstring_rule(p) for p in prompts], **human}
-    return {"rule: is-a": [is_a_rule(p) for p in prompts], "rule: first sentence": [first_sentence(p) for p in prompts], **human}
+    return {
+        "rule: is-a": [is_a_rule(p) for p in prompts],
+        "rule: first sentence": [first_sentence(p) for p in prompts],
+        **human,
+    }
 
 
 def _row(
@@ -241,7 +263,9 @@ def _row(
     from models.metrics import bleu_interval, bootstrap, perplexity
 
     options = {"draws": recipe.draws, "seed": recipe.seed}
-    row = {name: bootstrap([s[name] for s in scores], **options)._asdict() for name in ITEM_METRICS if name in scores[0]}
+    row = {
+        name: bootstrap([s[name] for s in scores], **options)._asdict() for name in ITEM_METRICS if name in scores[0]
+    }
     row["bleu"] = bleu_interval(texts, [r["response"] for r in rows], **options)._asdict()
     if "nll" in scores[0]:
         row["loss"] = _answer_loss(scores, recipe)
@@ -272,7 +296,9 @@ def _claim(
 
     if better not in scores or worse not in scores:
         return {}
-    gain = paired([s[metric] for s in scores[better]], [s[metric] for s in scores[worse]], draws=recipe.draws, seed=recipe.seed)
+    gain = paired(
+        [s[metric] for s in scores[better]], [s[metric] for s in scores[worse]], draws=recipe.draws, seed=recipe.seed
+    )
     return {
         "claim": claim, "better": better, "worse": worse, "metric": metric,
         "gain": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n, "holds": gain.low > 0,

@@ -58,4 +58,8 @@ class Chat:
         return answer(self.model, self.tokenizer, [turns], max_new_tokens=self.max_new_tokens)[0][0]
 
     def _length(self, turns: Sequence[dict[str, str]]) -> int:
-        return len(self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"])
+        return len(
+            self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)[
+                "input_ids"
+            ]
+        )

@@ -31,9 +31,14 @@ class PreferenceRecipe(BaseModel):
     gap: float = Field(0.3, ge=0, le=1.75, description="Least difference in score between the two answers of a pair.")
     pairs: int = Field(2, ge=1, le=32, description="Metric-ranked pairs for each prompt, at most.")
     length_ratio: float = Field(
-        1.5, ge=1, le=10, description="The longer answer of a metric-ranked pair has at most so many times the characters."
+        1.5,
+        ge=1,
+        le=10,
+        description="The longer answer of a metric-ranked pair has at most so many times the characters.",
     )
-    human: float = Field(0.25, ge=0, le=1, description="Share of the prompts that also give human text against a sample.")
+    human: float = Field(
+        0.25, ge=0, le=1, description="Share of the prompts that also give human text against a sample."
+    )
     max_new_tokens: int = Field(24, ge=1, le=512, description="Longest answer in tokens.")
     seed: int = Field(1, ge=0, description="Of the choice of prompts and of the draw.")
 
@@ -61,7 +66,9 @@ def sample_preferences(model: Checkpoint, dataset: Dataset, recipe: PreferenceRe
                 threads=execution.threads, processes=execution.processes, label=f"preferences/{split}",
             )  # fmt: skip
         if not summary["train"]["pairs"]:
-            raise SourceError(f"no two samples of {recipe.prompts} prompts differ by {recipe.gap}; lower preferences.gap")
+            raise SourceError(
+                f"no two samples of {recipe.prompts} prompts differ by {recipe.gap}; lower preferences.gap"
+            )
         return summary
 
     return steps.materialise(this, Pairs, build)
@@ -82,7 +89,9 @@ def prompts(path: Path, count: int, seed: int) -> list[dict[str, Any]]:
     return rows[:count]
 
 
-def _sample(model: Path, rows: list[dict[str, Any]], target: Path, recipe: PreferenceRecipe, device: str) -> dict[str, Any]:
+def _sample(
+    model: Path, rows: list[dict[str, Any]], target: Path, recipe: PreferenceRecipe, device: str
+) -> dict[str, Any]:
     from models.generation import answer
     from tasks.generation import load
 
@@ -115,7 +124,10 @@ def _pairs(row: Mapping[str, Any], texts: Sequence[str], recipe: PreferenceRecip
         for low, rejected in scored
         if high - low >= recipe.gap and _ratio(chosen, rejected) <= recipe.length_ratio
     ]
-    found = [_pair(row, chosen, rejected, "metric-ranked") for chosen, rejected in _spread(sorted(ranked, reverse=True), recipe.pairs)]
+    found = [
+        _pair(row, chosen, rejected, "metric-ranked")
+        for chosen, rejected in _spread(sorted(ranked, reverse=True), recipe.pairs)
+    ]
     draw = random.Random(f"{recipe.seed}-{row['id']}")
     if scored and draw.random() < recipe.human:
         sample = draw.choice([text for _, text in scored])

@@ -13,7 +13,15 @@ from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.settings import Execution
 
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
-MODULES = ("tasks.training", "models.architectures", "models.optimizers", "models.packing", "models.baselines", "models.generation", "models.metrics")
+MODULES = (
+    "tasks.training",
+    "models.architectures",
+    "models.optimizers",
+    "models.packing",
+    "models.baselines",
+    "models.generation",
+    "models.metrics",
+)
 
 
 class PretrainRecipe(BaseModel):
@@ -21,18 +29,29 @@ class PretrainRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int = Field(0, ge=0, le=256, description="The dial: width 32 * size, depth and heads follow. 0: what the fit picked.")
+    size: int = Field(
+        0, ge=0, le=256, description="The dial: width 32 * size, depth and heads follow. 0: what the fit picked."
+    )
     tokens: int = Field(0, ge=0, description="Training tokens. 0: what the fit picked.")
     mixture: dict[str, float] = Field(
         {"encyclopaedia": 0.8, "dialogue": 0.1, "speeches": 0.1},
         description="Share of each domain in the tokens; domains that the data lacks are left out.",
     )
+    recall: float = Field(
+        0.1, ge=0, le=1, description="Share of training windows whose second half repeats the first: teaches copying."
+    )
     context: int = Field(128, ge=16, le=8192, description="Tokens per window.")
     batch: int = Field(8, ge=1, le=4096, description="Windows per step.")
-    learning_rate: float = Field(2e-2, gt=0, lt=1, description="Peak learning rate of the matrices (Muon, matched to AdamW's scale).")
-    embedding_learning_rate: float = Field(2e-2, gt=0, lt=1, description="Peak learning rate of embeddings and norms (AdamW).")
+    learning_rate: float = Field(
+        2e-2, gt=0, lt=1, description="Peak learning rate of the matrices (Muon, matched to AdamW's scale)."
+    )
+    embedding_learning_rate: float = Field(
+        2e-2, gt=0, lt=1, description="Peak learning rate of embeddings and norms (AdamW)."
+    )
     evaluations: int = Field(4, ge=0, le=100, description="How often the held-out loss is measured on the way.")
-    validation_tokens: int = Field(32_768, ge=128, description="Held-out tokens of the mixture that the loss is measured on.")
+    validation_tokens: int = Field(
+        32_768, ge=128, description="Held-out tokens of the mixture that the loss is measured on."
+    )
     seed: int = Field(1, ge=0, description="Of the initial weights and the order of the data.")
 
 
@@ -48,7 +67,9 @@ def step(recipe: PretrainRecipe, tokenizer: str, forecast: str) -> steps.Step:
 
 
 @task(task_run_name="pre-train", cache_policy=NO_CACHE)
-def pretrain_model(tokenizer: Tokenizer, forecast: Forecast | None, recipe: PretrainRecipe, execution: Execution) -> Checkpoint:
+def pretrain_model(
+    tokenizer: Tokenizer, forecast: Forecast | None, recipe: PretrainRecipe, execution: Execution
+) -> Checkpoint:
     """Trains at the size and token count of the forecast; its loss is compared with the forecast's interval."""
     this = step(recipe, tokenizer.key, forecast.key if forecast else "")
 
@@ -71,11 +92,15 @@ def resolved(recipe: PretrainRecipe, forecast: Forecast | None) -> PretrainRecip
     picked = forecast.summary if forecast else {}
     size, tokens = recipe.size or picked.get("size", 0), recipe.tokens or picked.get("tokens", 0)
     if not size or not tokens:
-        raise ValueError(f"pretrain.size is {recipe.size} and pretrain.tokens {recipe.tokens}: give both, or a forecast")
+        raise ValueError(
+            f"pretrain.size is {recipe.size} and pretrain.tokens {recipe.tokens}: give both, or a forecast"
+        )
     return recipe.model_copy(update={"size": int(size), "tokens": int(tokens)})
 
 
-def train(this: steps.Step, tokenizer: Tokenizer, folder: Path, recipe: PretrainRecipe, execution: Execution) -> dict[str, Any]:
+def train(
+    this: steps.Step, tokenizer: Tokenizer, folder: Path, recipe: PretrainRecipe, execution: Execution
+) -> dict[str, Any]:
     """Trains in a worker process with one thread: two of them side by side are faster than one with two threads."""
     return workers.call(
         _train, tokenizer.path, folder, recipe, execution.device, threads=execution.threads_each,
@@ -93,8 +118,13 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str) -> d
 
     tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer")
     windows = {
-        split: PackedWindows(tokens / "tokens" / split, recipe.mixture, context=recipe.context, tokens=count)
-        for split, count in (("train", recipe.tokens), ("validation", recipe.validation_tokens))
+        split: PackedWindows(
+            tokens / "tokens" / split, recipe.mixture, context=recipe.context, tokens=count, recall=recall
+        )
+        for split, count, recall in (
+            ("train", recipe.tokens, recipe.recall),
+            ("validation", recipe.validation_tokens, 0.0),
+        )
     }
     model = fresh_model(recipe.size, tokenizer, seed=recipe.seed)
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
@@ -138,5 +168,8 @@ def _baselines(model: Any, windows: Mapping[str, Any], vocabulary: int) -> dict[
     for name, measure in (("unigram", unigram_losses), ("bigram", bigram_losses)):
         losses = measure(train, held_out, vocabulary)
         gain = paired(losses, own)
-        figures |= {name: float(losses.mean()), f"gain_over_{name}": {"mean": gain.mean, "low": gain.low, "high": gain.high}}
+        figures |= {
+            name: float(losses.mean()),
+            f"gain_over_{name}": {"mean": gain.mean, "low": gain.low, "high": gain.high},
+        }
     return figures

@@ -18,7 +18,8 @@ class Meter:
 
     def __init__(self, label: str, log: Path | None):
         self.label, self.history = label, log / HISTORY if log else None
-        self.last, self.step, self.artifact = time.monotonic(), -1, None
+        self.last, self.step = time.monotonic(), -1
+        self.artifact: Any = None
 
     def update(self) -> None:
         if self.history is None or time.monotonic() - self.last < EVERY:

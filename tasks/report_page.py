@@ -84,7 +84,8 @@ def markdown(page: Page) -> str:
     if page.reasons:
         parts.append(_markdown_points(page.reasons))
     if page.tiles:
-        parts.append(_markdown_points([f"{tile.label}: **{tile.value}** ({tile.note})" for tile in page.tiles]))
+        figures = [Cell(tile.value, f"({tile.note})", strong=True) for tile in page.tiles]
+        parts.append(_markdown_table(Table([tile.label for tile in page.tiles], [figures])))
     for section in page.sections:
         parts += [f"## {section.title}", *(_MARKDOWN[type(block)](block) for block in section.blocks)]
     return "\n\n".join(parts) + "\n"

@@ -34,7 +34,9 @@ def step(recipe: RewardRecipe, model: str, pairs: str, dataset: str) -> steps.St
 
 
 @task(task_run_name="train the reward model", cache_policy=NO_CACHE)
-def train_reward(model: Checkpoint, pairs: Pairs, dataset: Dataset, recipe: RewardRecipe, execution: Execution) -> Checkpoint:
+def train_reward(
+    model: Checkpoint, pairs: Pairs, dataset: Dataset, recipe: RewardRecipe, execution: Execution
+) -> Checkpoint:
     """A classifier with one output; its accuracy on held-out pairs stands beside chance and a length-only rule."""
     this = step(recipe, model.key, pairs.key, dataset.key)
 
@@ -92,7 +94,9 @@ def _train(base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardReci
     }
 
 
-def _accuracy(model: Any, tokenizer: Any, train: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _accuracy(
+    model: Any, tokenizer: Any, train: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """Share of pairs whose chosen answer gets more reward, with its interval, and the same for length alone."""
     from models.baselines import length_rule
     from models.generation import rewards

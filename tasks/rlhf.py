@@ -1,5 +1,6 @@
 """RLHF: TRL's GRPOTrainer against the reward model, with a KL penalty to the fine-tuned model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ class RLHFRecipe(BaseModel):
 
     steps: int = Field(60, ge=1, description="Optimiser steps; each draws new answers.")
     prompts: int = Field(8, ge=1, le=1024, description="Prompts per step.")
-    generations: int = Field(8, ge=2, le=64, description="Answers per prompt; their rewards are compared with each other.")
+    generations: int = Field(
+        8, ge=2, le=64, description="Answers per prompt; their rewards are compared with each other."
+    )
     learning_rate: float = Field(1e-3, gt=0, lt=1, description="Peak learning rate of the adapter.")
     beta: float = Field(0.05, ge=0, le=10, description="Weight of the KL penalty to the fine-tuned model.")
     rank: int = Field(32, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
@@ -36,7 +39,9 @@ def step(recipe: RLHFRecipe, model: str, reward: str, dataset: str) -> steps.Ste
 
 
 @task(task_run_name="align with GRPO", cache_policy=NO_CACHE)
-def align(model: Checkpoint, reward: Checkpoint, dataset: Dataset, recipe: RLHFRecipe, execution: Execution) -> Checkpoint:
+def align(
+    model: Checkpoint, reward: Checkpoint, dataset: Dataset, recipe: RLHFRecipe, execution: Execution
+) -> Checkpoint:
     """The merged aligned model in `model/`; `log/history.jsonl` holds reward, KL, length and the hack metrics."""
     this = step(recipe, model.key, reward.key, dataset.key)
 
@@ -47,6 +52,24 @@ def align(model: Checkpoint, reward: Checkpoint, dataset: Dataset, recipe: RLHFR
         )  # fmt: skip
 
     return steps.materialise(this, Checkpoint, build, resumable=True)
+
+
+def grounded(completions: Sequence[Any], shown: Sequence[str], **_: Any) -> list[float]:
+    """Share of the drawn answers that are grounded in their prompt, in the signature that TRL asks for."""
+    from models import rewards
+
+    return [
+        float(rewards.grounded(answer[0]["content"], text)) for answer, text in zip(completions, shown, strict=True)
+    ]
+
+
+def guideline(completions: Sequence[Any], kind: Sequence[str], **_: Any) -> list[float]:
+    """Share of the drawn answers that follow the guideline of their kind, likewise."""
+    from models import rewards
+
+    return [
+        float(rewards.guideline(answer[0]["content"], each)) for answer, each in zip(completions, kind, strict=True)
+    ]
 
 
 def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecipe, device: str) -> dict[str, Any]:
@@ -66,13 +89,19 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
     arguments = training.arguments(
         folder, seed=recipe.seed, device=device, steps=recipe.steps, batch=recipe.prompts * recipe.generations,
         learning_rate=recipe.learning_rate, num_generations=recipe.generations, beta=recipe.beta,
-        max_completion_length=recipe.max_new_tokens, logging_steps=1, lr_scheduler_type="constant_with_warmup",
+        # the two rules earn nothing: they are watched, to tell a better policy from one that games the judge
+        reward_weights=[1.0, 0.0, 0.0], max_completion_length=recipe.max_new_tokens, logging_steps=1,
+        lr_scheduler_type="constant_with_warmup",
     )  # fmt: skip
+    columns = [
+        {"prompt": [{"role": "user", "content": row["prompt"]}], "shown": row["prompt"], "kind": row["kind"]}
+        for row in rows
+    ]
+    adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = GRPOTrainer(
-        policy, reward_funcs=judge, reward_processing_classes=judge_tokenizer, args=GRPOConfig(**arguments),
-        train_dataset=Rows.from_list([{**row, "prompt": [{"role": "user", "content": row["prompt"]}], "source_text": row["prompt"]} for row in rows]),
-        processing_class=tokenizer,
-        peft_config=LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM"),
+        policy, reward_funcs=[judge, grounded, guideline], reward_processing_classes=[judge_tokenizer, None, None],
+        args=GRPOConfig(**arguments), train_dataset=Rows.from_list(columns), processing_class=tokenizer,
+        peft_config=adapter,
     )  # fmt: skip
     figures = training.run(trainer, folder)
     merged = trainer.model.merge_and_unload()
@@ -80,7 +109,10 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
     tokenizer.save_pretrained(folder / "model")
     training.finish(folder)
     last = training.history(folder)[-10:]
-    mean = {name: sum(entry.get(name, 0.0) for entry in last) / len(last) for name in ("reward", "kl", "completions/mean_length")}
+    mean = {
+        name: sum(entry.get(name, 0.0) for entry in last) / len(last)
+        for name in ("reward", "kl", "completions/mean_length")
+    }
     return {
         **figures,
         "reward": mean["reward"], "kl": mean["kl"], "mean_length": mean["completions/mean_length"],

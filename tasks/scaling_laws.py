@@ -21,7 +21,9 @@ class ScalingRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sizes: tuple[int, ...] = Field((2, 3, 4), description="Dial settings of the small runs.")
-    tokens: tuple[int, ...] = Field((60_000, 120_000, 240_000), description="Tokens of the small runs; every size takes each.")
+    tokens: tuple[int, ...] = Field(
+        (60_000, 120_000, 240_000), description="Tokens of the small runs; every size takes each."
+    )
     candidates: tuple[int, ...] = Field((3, 4, 5, 6, 8), description="Dial settings that the main run may take.")
     compute: float = Field(1.0e13, gt=0, description="Budget of the main run in training FLOPs.")
     draws: int = Field(500, ge=100, le=20_000, description="Bootstrap draws of the forecast's interval.")
@@ -52,6 +54,12 @@ def point_steps(recipe: ScalingRecipe, base: PretrainRecipe, tokenizer: str) -> 
     ]
 
 
+def work(point: steps.Step) -> float:
+    """How long a run of the sweep takes, in an arbitrary unit."""
+    assert isinstance(point.recipe, PretrainRecipe)
+    return point.recipe.size * point.recipe.tokens
+
+
 def fit_step(recipe: ScalingRecipe, base: PretrainRecipe, points: Sequence[str]) -> steps.Step:
     return steps.Step(
         stage="scaling", name="fit", recipe=FitRecipe(scaling=recipe, context=base.context),
@@ -72,7 +80,9 @@ def train_point(tokenizer: Tokenizer, this: steps.Step, execution: Execution) ->
 
 
 @task(task_run_name="fit and forecast", cache_policy=NO_CACHE)
-def fit_and_forecast(points: Sequence[Checkpoint], tokenizer: Tokenizer, recipe: ScalingRecipe, base: PretrainRecipe) -> Forecast:
+def fit_and_forecast(
+    points: Sequence[Checkpoint], tokenizer: Tokenizer, recipe: ScalingRecipe, base: PretrainRecipe
+) -> Forecast:
     """`fit.json`: the runs, the law, the size and tokens it picks for the budget, and the loss it forecasts."""
     this = fit_step(recipe, base, [point.key for point in points])
 
@@ -80,7 +90,12 @@ def fit_and_forecast(points: Sequence[Checkpoint], tokenizer: Tokenizer, recipe:
         runs = [{name: point.summary[name] for name in ("size", "parameters", "tokens", "loss")} for point in points]
         fitted = forecast(runs, recipe, vocabulary=tokenizer.summary["vocabulary"], context=base.context)
         (folder / "fit.json").write_text(json.dumps(fitted, indent=1) + "\n")
-        return {**fitted["optimum"], **fitted["coefficients"], "low": fitted["forecast"]["low"], "high": fitted["forecast"]["high"]}
+        return {
+            **fitted["optimum"],
+            **fitted["coefficients"],
+            "low": fitted["forecast"]["low"],
+            "high": fitted["forecast"]["high"],
+        }
 
     return steps.materialise(this, Forecast, build)
 

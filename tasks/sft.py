@@ -27,14 +27,17 @@ class SFTRecipe(BaseModel):
 
     mixture: dict[str, float] = Field(
         {"gloss": 1.0, "docstring": 1.0, "topic": 0.1, "name": 0.05, "reply": 0.05},
-        description="Share of each kind of instruction that is used in every epoch; kinds that the data lacks are left out.",
+        description="Share of each kind of instruction in an epoch; kinds that the data lacks are left out.",
     )
-    epochs: float = Field(3.0, gt=0, le=100, description="Passes over the mixture.")
+    epochs: float = Field(2.0, gt=0, le=100, description="Passes over the mixture.")
     batch: int = Field(16, ge=1, le=4096, description="Examples per step.")
     learning_rate: float = Field(1e-2, gt=0, lt=1, description="Peak learning rate of the adapter.")
-    rank: int = Field(16, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
+    embeddings: bool = Field(True, description="Also train the token embeddings, the tied head with them.")
+    rank: int = Field(64, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
     max_length: int = Field(128, ge=16, le=8192, description="Longer examples are cut to so many tokens.")
-    seed: int = Field(1, ge=0, description="Of the adapter's initial weights, the choice and the order of the examples.")
+    seed: int = Field(
+        1, ge=0, description="Of the adapter's initial weights, the choice and the order of the examples."
+    )
 
 
 class ScratchRecipe(BaseModel):
@@ -44,7 +47,9 @@ class ScratchRecipe(BaseModel):
 
     sft: SFTRecipe
     learning_rate: float = Field(gt=0, lt=1, description="Peak learning rate of the matrices, as in pre-training.")
-    embedding_learning_rate: float = Field(gt=0, lt=1, description="Peak learning rate of the embeddings, as in pre-training.")
+    embedding_learning_rate: float = Field(
+        gt=0, lt=1, description="Peak learning rate of the embeddings, as in pre-training."
+    )
     seed: int = Field(ge=0, description="Of the initial weights.")
 
 
@@ -120,12 +125,20 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
     torch.manual_seed(recipe.seed)
-    adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapter = LoraConfig(
+        r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM",
+        # the tokens of the chat template never occurred in pre-training
+        modules_to_save=["embed_tokens"] if recipe.embeddings else None, ensure_weight_tying=recipe.embeddings,
+    )  # fmt: skip
     model = get_peft_model(model, adapter)
+    model.peft_config["default"].base_model_name_or_path = base.parent.name  # its key: a path would differ by machine
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.learning_rate)
     rows = examples(data / "instructions" / "train.jsonl", recipe, recipe.seed)
-    trainer = _trainer(model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, optimizers=(optimizer, None))
+    trainer = _trainer(
+        model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, optimizers=(optimizer, None)
+    )
     figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step)
+    trainer.model.save_pretrained(folder / "adapter")
     merged = trainer.model.merge_and_unload()
     merged.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -155,7 +168,9 @@ def _trainer(
         learning_rate=recipe.learning_rate, max_length=recipe.max_length,
         train_sampling_strategy="group_by_length", length_column_name="length", dataset_num_proc=None,
     )  # fmt: skip
-    trainer = AnswerTrainer(model, args=SFTConfig(**arguments), train_dataset=Rows.from_list(rows), processing_class=tokenizer, **more)
+    trainer = AnswerTrainer(
+        model, args=SFTConfig(**arguments), train_dataset=Rows.from_list(rows), processing_class=tokenizer, **more
+    )
     lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
     trainer.tokens_per_step = sum(lengths) / len(lengths) * recipe.batch
     return trainer
@@ -211,4 +226,6 @@ def _scratch(
 
 def _token_rows(tokenizer: Any, rows: list[dict[str, Any]], max_length: int) -> list[list[int]]:
     chats = [row["prompt"] + row["completion"] for row in rows]
-    return [ids[:max_length] for ids in tokenizer.apply_chat_template(chats, tokenize=True, return_dict=True)["input_ids"]]
+    return [
+        ids[:max_length] for ids in tokenizer.apply_chat_template(chats, tokenize=True, return_dict=True)["input_ids"]
+    ]

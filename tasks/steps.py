@@ -9,10 +9,9 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -208,7 +207,7 @@ def _finish(step: Step, summary: dict[str, Any], run_id: str, seconds: float) ->
         "execution": {"seconds": round(seconds, 2), **execution},
     }
     _write_json(step.partial / MANIFEST, manifest)
-    os.replace(step.partial, step.folder)
+    step.partial.replace(step.folder)
     return manifest
 
 
@@ -294,7 +293,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def _lock(step: Step):
+def _lock(step: Step) -> Iterator[None]:
     from filelock import FileLock
 
     with FileLock(step.folder.with_name(step.key + ".lock")):
@@ -302,11 +301,12 @@ def _lock(step: Step):
 
 
 @contextmanager
-def _writable(step: Step):
+def _writable(step: Step) -> Iterator[None]:
     remedies = {
         errno.ENOSPC: "the disk is full: free some space or set EVERGREEN_HOME to a folder on another disk",
         errno.EDQUOT: "the quota is used up: free some space or set EVERGREEN_HOME to a folder on another disk",
         errno.EROFS: "the file system is read-only: set EVERGREEN_HOME to a folder that can be written",
+        errno.ENOTDIR: "a part of the path is a file: set EVERGREEN_HOME to a folder that can be written",
         errno.EACCES: "no permission to write: set EVERGREEN_HOME to a folder that can be written",
     }
     try:

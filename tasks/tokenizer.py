@@ -20,7 +20,9 @@ class TokenizerRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vocabulary: int = Field(2048, ge=260, le=65536, description="Number of tokens, the 256 bytes and the special ones included.")
+    vocabulary: int = Field(
+        2048, ge=260, le=65536, description="Number of tokens, the 256 bytes and the special ones included."
+    )
     context: int = Field(256, ge=32, le=8192, description="Longest sequence in tokens that a model with it will see.")
     characters: int = Field(
         3_500_000, ge=10_000, description="At most so many characters of each domain and split are encoded."

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import time
 import warnings
@@ -16,7 +15,9 @@ from tasks.progress import HISTORY
 COMPLETE = "complete.json"  # written last: a checkpoint folder without it, or of other sizes, is torn
 
 
-def arguments(folder: Path, *, seed: int, device: str, steps: int, batch: int, learning_rate: float, **more: Any) -> dict[str, Any]:
+def arguments(
+    folder: Path, *, seed: int, device: str, steps: int, batch: int, learning_rate: float, **more: Any
+) -> dict[str, Any]:
     """Arguments for any Trainer: bf16 autocast where the processor has it, quiet, resumable, nothing sent anywhere."""
     import torch
 
@@ -129,7 +130,9 @@ def _recorder(history: Path, resume: Path | None, tokens_per_step: float | None)
             history.parent.mkdir(parents=True, exist_ok=True)
             _keep_until(history, state.global_step if resume else 0)
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any
+        ) -> None:
             if not logs or "train_runtime" in logs:
                 return
             for name in ("loss", "eval_loss"):
@@ -168,7 +171,7 @@ def _keep_until(path: Path, step: int) -> None:
         lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in lines))
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def _step_of(line: str) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from tasks import steps
 from tasks.artifacts import Dataset
@@ -27,7 +28,7 @@ logger = logging.getLogger("evergreen.versioning")
 CACHE = Path("files") / "md5"
 
 
-@task(task_run_name="version the data", cache_policy=None)
+@task(task_run_name="version the data", cache_policy=NO_CACHE)
 def version_data(dataset: Dataset) -> dict[str, Any]:
     """Puts the data set into `data/` and moves `data.dvc` to it; returns the pointer's md5 and size.
 
@@ -38,7 +39,7 @@ def version_data(dataset: Dataset) -> dict[str, Any]:
         return _version(dataset.path, project() / "data", {"key": dataset.key, "digest": dataset.digest})
 
 
-@task(task_run_name="version the weights", cache_policy=None)
+@task(task_run_name="version the weights", cache_policy=NO_CACHE)
 def version_model(folder: Path, name: str) -> dict[str, Any]:
     """Copies a model folder to `models/<name>/` and points `models/<name>.dvc` to it; returns its md5 and size."""
     if not folder.is_dir():

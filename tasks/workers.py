@@ -18,7 +18,16 @@ _guard = threading.Lock()
 _pool: ProcessPoolExecutor | None = None
 
 
-def call(function: Callable[..., T], *args: Any, threads: int, processes: int, label: str, log: Path | None = None) -> T:
+def side_by_side() -> Any:
+    """A Prefect runner whose tasks wait in threads; how many of them compute at once is up to the worker processes."""
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    return ThreadPoolTaskRunner(max_workers=64)
+
+
+def call(
+    function: Callable[..., T], *args: Any, threads: int, processes: int, label: str, log: Path | None = None
+) -> T:
     """Runs a picklable function in a worker process with `threads` torch threads, and reports its progress meanwhile.
 
     At most `processes` of them run at once. Raises what the function raises, and TrainingInterruptedError when the

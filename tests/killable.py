@@ -37,4 +37,4 @@ if __name__ == "__main__":
     from tasks.settings import apply_environment
 
     apply_environment()
-    print(run(sys.argv[1]).digest)
+    sys.stdout.write(run(sys.argv[1]).digest + "\n")

@@ -56,10 +56,19 @@ def _write(folder: Path, recipe: TinyRecipe) -> dict[str, Any]:
     cuts = {"train": rows[: len(rows) * 7 // 10], "validation": rows[len(rows) * 7 // 10 : len(rows) * 17 // 20]}
     for split, part in {**cuts, "test": rows[len(rows) * 17 // 20 :]}.items():
         origin = {"source": "tests", "licence": "none"}
-        text = [{"id": r["id"], "group": r["group"], "domain": "encyclopaedia", "text": f"{r['title']}\n\n{r['text']}", **origin} for r in part]
+        text = [
+            {
+                "id": r["id"],
+                "group": r["group"],
+                "domain": "encyclopaedia",
+                "text": f"{r['title']}\n\n{r['text']}",
+                **origin,
+            }
+            for r in part
+        ]
         instructions = [
-            {"id": r["id"], "group": r["group"], "kind": "gloss", "prompt": f"{r['title']}\n{r['text'].split('. ')[0]}.",
-             "response": r["gloss"], **origin}
+            {"id": r["id"], "group": r["group"], "kind": "gloss", "response": r["gloss"],
+             "prompt": f"{r['title']}\n{r['text'].split('. ')[0]}.", **origin}
             for r in part
         ]  # fmt: skip
         for kind, lines in {"text": text, "instructions": instructions, "preferences": []}.items():

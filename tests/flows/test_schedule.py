@@ -1,4 +1,4 @@
-"""A real server that schedules: nothing else notices fastapi >= 0.151 (it dies) or sqlalchemy >= 2.1 (it does nothing)."""
+"""A real server that schedules: nothing else notices fastapi >= 0.151 (it dies) or sqlalchemy >= 2.1 (it idles)."""
 
 import json
 import os

@@ -17,7 +17,9 @@ from models.baselines import (
 
 def test_unigram_by_hand() -> None:
     # counts 3 and 1 plus 1/2 each: 0.7 and 0.3; the first token of the row is not predicted
-    assert unigram_losses(np.array([0, 0, 0, 1]), np.array([1, 0, 1]), 2).mean() == pytest.approx(-(math.log(0.7) + math.log(0.3)) / 2)
+    assert unigram_losses(np.array([0, 0, 0, 1]), np.array([1, 0, 1]), 2).mean() == pytest.approx(
+        -(math.log(0.7) + math.log(0.3)) / 2
+    )
 
 
 def test_rows_are_windows() -> None:
@@ -35,7 +37,9 @@ def test_bigram_by_hand() -> None:
 def test_bigram_learns_a_chain_and_does_not_invent_one() -> None:
     rng = np.random.default_rng(0)
     independent = rng.integers(64, size=40_000)
-    assert bigram_losses(independent[:30_000], independent[30_000:], 64).mean() == pytest.approx(math.log(64), abs=0.005)
+    assert bigram_losses(independent[:30_000], independent[30_000:], 64).mean() == pytest.approx(
+        math.log(64), abs=0.005
+    )
     steps = np.cumsum(rng.integers(2, size=40_000)) % 64  # the next token is this one or the one after
     chain = bigram_losses(steps[:30_000].reshape(-1, 100), steps[30_000:].reshape(-1, 100), 64).mean()
     assert chain == pytest.approx(math.log(2), abs=0.01)
@@ -46,7 +50,9 @@ def test_unseen_tokens_and_contexts_have_a_finite_loss() -> None:
     assert math.isfinite(bigram_losses(np.array([0, 1, 2, 0, 1]), np.array([5, 6, 7]), 8).mean())
 
 
-@pytest.mark.parametrize(("ids", "message"), [([0, 9], "from 0 to 9, the vocabulary has 8"), ([0], "no token to predict")])
+@pytest.mark.parametrize(
+    ("ids", "message"), [([0, 9], "from 0 to 9, the vocabulary has 8"), ([0], "no token to predict")]
+)
 def test_bad_ids_are_refused(ids: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         unigram_losses(np.array([0, 1]), np.array(ids), 8).mean()
@@ -55,8 +61,14 @@ def test_bad_ids_are_refused(ids: list[int], message: str) -> None:
 @pytest.mark.parametrize(
     ("prompt", "gloss"),
     [
-        ("Zebra\nZebras are the African animals with black-and-white stripes.", "African animals with black-and-white stripes"),
-        ("Soap\nSoap is a salt of a fatty acid used for cleaning and lubricating.", "Salt of a fatty acid used for cleaning"),
+        (
+            "Zebra\nZebras are the African animals with black-and-white stripes.",
+            "African animals with black-and-white stripes",
+        ),
+        (
+            "Soap\nSoap is a salt of a fatty acid used for cleaning and lubricating.",
+            "Salt of a fatty acid used for cleaning",
+        ),
         ("Duo\nDuo was an Italian band. It is a test.", "Italian band"),
         ("Rome\nRome lies on seven hills, as one says, and more, too.", "Rome lies on seven hills, as one says"),
         ("Ark\nThe ark rests.", "Ark rests"),

@@ -25,7 +25,11 @@ def test_parameters_are_exact(size: int, vocabulary: int) -> None:
     model = llama(size, vocabulary, 64)
     total = sum(p.numel() for p in model.parameters())
     embedding = model.get_input_embeddings().weight.numel()
-    assert parameters(dimensions(size), vocabulary) == {"total": total, "embedding": embedding, "non_embedding": total - embedding}
+    assert parameters(dimensions(size), vocabulary) == {
+        "total": total,
+        "embedding": embedding,
+        "non_embedding": total - embedding,
+    }
     untied = parameters(dimensions(size), vocabulary, tied=False)
     assert untied["total"] == total + embedding and untied["non_embedding"] == total - embedding
 
@@ -35,7 +39,9 @@ def test_flops_are_those_that_torch_counts(size: int, context: int) -> None:
     model, ids = llama(size, 512, context), torch.randint(0, 512, (2, context))
     with FlopCounterMode(display=False) as counter:
         backward(model, ids, bf16=False)
-    assert flops_per_token(dimensions(size), 512, context) * ids.numel() == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    assert flops_per_token(dimensions(size), 512, context) * ids.numel() == pytest.approx(
+        counter.get_total_flops(), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 
 from models.rewards import grounded, guideline, has_guideline, score
 
-SOURCE = "Michel Foucault\nMichel Foucault (1926–1984) was a French philosopher; by 1970 he taught at the Collège de France."
+SOURCE = "Michel Foucault\nMichel Foucault (1926-1984), a French philosopher, taught at the Collège de France."
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ SOURCE = "Michel Foucault\nMichel Foucault (1926–1984) was a French philosophe
         ("French philosopher", True),
         ("Thinker of the French left", True),  # the first word is capitalised by grammar
         ("Philosopher from Germany", False),
-        ("philosopher (1926–1984)", True),
+        ("philosopher (1926-1984)", True),
         ("philosopher born in 192", False),  # whole numbers only
         ("Philosopher, teacher at the Collège.", True),
         ("Philosopher, teacher at the collège", True),

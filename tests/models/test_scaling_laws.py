@@ -31,27 +31,20 @@ def test_noiseless_runs_give_the_law_back(noiseless: Fit) -> None:
 
 def test_no_other_optimiser_finds_a_better_optimum() -> None:
     result = sweep(3)
-    data, weight = result.sweep, None
-    noise = 0.005
-    low, high = data.bounds
+    data = result.sweep
+    weight = result.noise * min(result.noise, data.delta)  # of the prior, as in the last pass but for a few percent
 
-    def objective(theta: np.ndarray, weight: float) -> float:
+    def objective(theta: np.ndarray) -> float:
         a, b, floor, alpha, beta = theta
         r = np.abs(np.log(np.exp(a - alpha * data.x) + np.exp(b - beta * data.y) + floor) - data.log_loss)
-        huber = np.where(r <= 0.01, r**2 / 2, 0.01 * (r - 0.005)).sum()
+        huber = np.where(r <= data.delta, r**2 / 2, data.delta * (r - data.delta / 2)).sum()
         return huber + 0.5 * weight * (((theta - PRIOR_MEAN) / PRIOR_SCALE) ** 2).sum()
 
-    # the weight of the prior in the last pass follows from the noise that the first pass found
-    first = minimize(objective, result.theta, args=(noise * min(noise, 0.01),), bounds=list(zip(low, high, strict=True)))
-    a, b, floor, alpha, beta = first.x
-    r = np.log(np.exp(a - alpha * data.x) + np.exp(b - beta * data.y) + floor) - data.log_loss
-    noise = float(np.sqrt((2 * 0.005**2 + r @ r) / 6))
-    weight = noise * min(noise, 0.01)
-    assert objective(result.theta, weight) == pytest.approx(result.objective, rel=1e-2)
-    rng = np.random.default_rng(0)
-    for start in rng.uniform(low, high, (8, 5)):
-        other = minimize(objective, start, args=(weight,), method="L-BFGS-B", bounds=list(zip(low, high, strict=True)))
-        assert result.objective <= other.fun * 1.02
+    low, high = data.bounds
+    starts = np.random.default_rng(0).uniform(low, high, (8, 5))
+    found = [minimize(objective, s, method="L-BFGS-B", bounds=list(zip(low, high, strict=True))).fun for s in starts]
+    assert objective(result.theta) <= min(found) * 1.01
+    assert objective(result.theta) == pytest.approx(min(found), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +58,10 @@ def test_no_other_optimiser_finds_a_better_optimum() -> None:
 def test_prediction_intervals_cover_a_run_with_ten_times_the_compute(law: dict[str, float]) -> None:
     n, d = N.max() * 10**0.5, D.max() * 10**0.5
     covered = 0
-    for seed in range(40):
+    for seed in range(30):
         actual = loss(n, d, law) * np.exp(0.01 * np.random.default_rng(1000 + seed).standard_normal())
         covered += sweep(seed, law=law).interval(n, d, draws=150, seed=seed).holds(actual)
-    assert 34 <= covered <= 40
+    assert 26 <= covered <= 30
 
 
 def test_intervals_are_seeded_and_widen_with_distance() -> None:
@@ -86,7 +79,7 @@ def test_optimum_is_the_least_loss_on_the_compute_line(noiseless: Fit) -> None:
     line = np.geomspace(best.parameters / 100, best.parameters * 100, 2001)
     losses = [noiseless.predict(n, compute / (6 * n)) for n in line]
     assert line[int(np.argmin(losses))] == pytest.approx(best.parameters, rel=0.01)
-    assert best.loss <= min(losses)
+    assert best.loss <= min(losses) + 1e-9
 
 
 def test_optimum_over_sizes_that_exist(noiseless: Fit) -> None:

@@ -1,7 +1,7 @@
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from models.tokenizer import ASSISTANT, END, PAD, SPECIAL, STOP, USER, train_tokenizer
+from models.tokenizer import ASSISTANT, END, PAD, SPECIAL, USER, train_tokenizer
 
 TEXTS = ["The quick brown fox jumps over the lazy dog. " * 20, "Évariste Galois était un mathématicien français."]
 
@@ -20,7 +20,7 @@ def test_size_and_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
     assert len(tokenizer) == 320 and tokenizer.model_max_length == 64
     for token in SPECIAL:
         assert len(tokenizer(token)["input_ids"]) == 1
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (END, STOP, PAD)
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (END, END, PAD)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
@@ -34,17 +34,19 @@ def test_training_is_deterministic(tokenizer: PreTrainedTokenizerFast) -> None:
     assert again.get_vocab() == tokenizer.get_vocab()
 
 
-def test_the_mask_covers_the_answer_and_its_stop_token(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_mask_covers_the_answer_and_its_end(tokenizer: PreTrainedTokenizerFast) -> None:
     chat = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "The fox"}]
     encoded = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     ids = encoded["input_ids"]
     masked = [i for i, m in zip(ids, encoded["assistant_masks"], strict=True) if m]
-    assert tokenizer.decode(ids) == f"{USER}Who?{ASSISTANT}The fox{STOP}"
-    assert tokenizer.decode(masked) == f"The fox{STOP}"
+    assert tokenizer.decode(ids) == f"{USER}Who?{ASSISTANT}The fox{END}"
+    assert tokenizer.decode(masked) == f"The fox{END}"
 
 
 def test_a_prompt_ends_where_the_answer_begins(tokenizer: PreTrainedTokenizerFast) -> None:
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Who?"}], tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Who?"}], tokenize=False, add_generation_prompt=True
+    )
     assert prompt == f"{USER}Who?{ASSISTANT}"
 
 
@@ -63,5 +65,5 @@ def test_a_saved_tokenizer_is_the_same(tokenizer: PreTrainedTokenizerFast, tmp_p
 
 
 def test_a_vocabulary_below_the_bytes_is_refused() -> None:
-    with pytest.raises(ValueError, match="a vocabulary of 260 cannot hold the 256 bytes and 5 special"):
-        train_tokenizer(TEXTS, vocabulary=260, context=64)
+    with pytest.raises(ValueError, match="a vocabulary of 259 cannot hold the 256 bytes and 4 special"):
+        train_tokenizer(TEXTS, vocabulary=259, context=64)

@@ -24,7 +24,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_stage_ends_like_an_uninterrupted_one(stage: str, whole: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+def test_a_killed_stage_ends_like_an_uninterrupted_one(
+    stage: str, whole: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
     home, digests = whole
     shutil.copytree(home / "store", tmp_path / "store")
     shutil.rmtree(tmp_path / "store" / stage)

@@ -1,0 +1,99 @@
+"""The whole life cycle at its smallest, run once: what a run leaves behind, reuse, and the plan's promises."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import deployments
+from flows.plan import plan
+from tasks import registry, steps
+from tasks.artifacts import RegisteredModel
+
+pytestmark = [pytest.mark.flow, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lifecycle")
+
+
+@pytest.fixture(autouse=True)
+def _places(home: Path, places: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVERGREEN_HOME", str(home / "home"))
+    monkeypatch.setenv("EVERGREEN_PROJECT", str(home / "project"))
+
+
+def _parameters(*overrides: str) -> tuple[Any, dict[str, Any]]:
+    return deployments.configured(deployments.load("lifecycle/tiny"), list(overrides))
+
+
+@pytest.fixture(scope="module")
+def registered(home: Path, prefect_server: None) -> Iterator[RegisteredModel]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERGREEN_HOME", str(home / "home"))
+        patch.setenv("EVERGREEN_PROJECT", str(home / "project"))
+        flow, parameters = _parameters()
+        yield flow(**parameters)
+
+
+def test_it_ends_with_a_registered_model_and_a_report(registered: RegisteredModel, home: Path) -> None:
+    (entry,) = registry.listing("tiny")
+    assert entry["version"] == 1
+    assert entry["verdict"] in ("promoted", "not promoted")
+    assert (home / "project" / "data.dvc").exists()
+    report = steps.find("latest", "report", steps.Artifact)
+    text = (report.path / "report.md").read_text()
+    for row in ("base", "from-scratch", "sft", "aligned", "human"):
+        assert row in text
+    metrics = json.loads(
+        (steps.find("latest", "evaluate", steps.Artifact, name="compare").path / "metrics.json").read_text()
+    )
+    assert len(metrics["comparisons"]) == 5
+
+
+def test_the_registered_model_answers(registered: RegisteredModel) -> None:
+    from tasks.generation import Chat
+
+    reply = Chat(registry.resolve("tiny/1"), device="cpu").reply([{"role": "user", "content": "Soap\nSoap is a salt."}])
+    assert isinstance(reply, str)
+
+
+def test_a_second_run_reuses_every_step(
+    registered: RegisteredModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("evergreen"), "propagate", True)
+    flow, parameters = _parameters()
+    with caplog.at_level(logging.INFO, logger="evergreen"):
+        again = flow(**parameters)
+    assert again.reused
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("reused" in line for line in lines) >= 23
+    assert not [line for line in lines if "starts:" in line]
+    assert len(registry.listing("tiny")) == 1
+
+
+def test_the_plan_names_the_keys_that_the_run_made(registered: RegisteredModel, home: Path) -> None:
+    _, parameters = _parameters()
+    planned = plan("lifecycle", parameters)
+    assert all(step["reused"] for step in planned["steps"])
+    made = {path.name for path in (home / "home" / "store").glob("*/*") if path.is_dir()}
+    assert {step["key"] for step in planned["steps"] if not step["name"].startswith("registry/")} <= made
+    assert planned["forecast"]["basis"] == "fitted scaling law"
+
+
+def test_the_plan_reruns_only_what_depends_on_a_change(registered: RegisteredModel) -> None:
+    _, parameters = _parameters("rlhf.steps=4")
+    rows = {step["name"]: step for step in plan("lifecycle", parameters)["steps"]}
+    runs = {name for name, row in rows.items() if not row["reused"]}
+    assert runs == {"rlhf/grpo", "evaluate/aligned", "evaluate/compare", "registry/tiny"}
+    assert rows["rlhf/grpo"]["why"] == "recipe steps: 3 -> 4"
+    assert rows["evaluate/aligned"]["why"] == "its input model runs again"
+
+
+def test_execution_changes_no_key(registered: RegisteredModel) -> None:
+    _, parameters = _parameters("execution.threads=1", "execution.processes=1")
+    assert all(step["reused"] for step in plan("lifecycle", parameters)["steps"])

@@ -1,0 +1,143 @@
+"""Each training stage on the tiny data: it really trained, and what it must leave alone it left alone."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tasks import steps, training
+from tasks.artifacts import Artifact, Checkpoint
+from tests import killable
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    home = tmp_path_factory.mktemp("stages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERGREEN_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        killable.run("rlhf")
+        stages = ("data", "tokenizer", "pretrain", "sft", "preferences", "reward", "rlhf")
+        yield {stage: steps.find("latest", stage, Checkpoint) for stage in stages}
+
+
+def _weights(checkpoint: Artifact, *parts: str) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint.path.joinpath(*parts))
+
+
+def test_pretraining_beats_unigram_and_bigram_on_held_out_text(run: dict[str, Any]) -> None:
+    figures = run["pretrain"].summary
+    assert figures["loss"] < figures["unigram"]
+    assert figures["gain_over_unigram"]["low"] > 0
+
+
+def test_the_loss_falls_in_every_training(run: dict[str, Any]) -> None:
+    checked = 0
+    for stage in ("pretrain", "sft", "reward"):
+        losses = [entry["loss"] for entry in training.history(run[stage].path) if "loss" in entry]
+        assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), stage
+        checked += 1
+    assert checked == 3
+
+
+def test_lora_leaves_the_base_alone_and_the_merge_is_its_sum(run: dict[str, Any]) -> None:
+    base, merged = (_weights(run[stage], "model", "model.safetensors") for stage in ("pretrain", "sft"))
+    adapter = _weights(run["sft"], "adapter", "adapter_model.safetensors")
+    name = "model.layers.0.self_attn.q_proj"
+    a, b = (adapter[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+    assert b.abs().max() > 0
+    assert torch.allclose(merged[f"{name}.weight"], base[f"{name}.weight"] + b @ a, atol=1e-5)
+
+
+def test_a_tied_head_stays_tied_after_the_merge(run: dict[str, Any]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(run["sft"].model)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    before = _weights(run["pretrain"], "model", "model.safetensors")["model.embed_tokens.weight"]
+    assert not torch.equal(model.lm_head.weight, before)
+
+
+def test_the_loss_is_on_the_answer_only(run: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tasks.sft import _trainer, examples
+
+    tokenizer = AutoTokenizer.from_pretrained(run["sft"].model)
+    model = AutoModelForCausalLM.from_pretrained(run["sft"].model)
+    rows = examples(run["data"].path / "instructions" / "train.jsonl", killable.SFT, seed=1)
+    trainer = _trainer(model, tokenizer, rows[:8], tmp_path, killable.SFT, "cpu", epochs=1)
+    batch = next(iter(trainer.get_train_dataloader()))
+    shown = 0
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        learned = tokenizer.decode(labels[labels != -100])
+        assert learned.endswith(tokenizer.eos_token)
+        assert learned.removesuffix(tokenizer.eos_token) in {row["completion"][0]["content"] for row in rows}
+        assert len(learned) < len(tokenizer.decode(ids))
+        shown += 1
+    assert shown == 8
+
+
+def test_pairs_rank_by_the_score(run: dict[str, Any]) -> None:
+    from models.rewards import score
+
+    lines = (run["preferences"].path / "train.jsonl").read_text().splitlines()
+    rows = {
+        row["id"]: row
+        for row in map(json.loads, (run["data"].path / "instructions" / "train.jsonl").read_text().splitlines())
+    }
+    ranked = [pair for pair in map(json.loads, lines) if pair["origin"] == "metric-ranked"]
+    assert ranked
+    for pair in ranked:
+        high, low = (
+            score(pair[side], rows[pair["id"]]["response"], pair["prompt"], pair["kind"])
+            for side in ("chosen", "rejected")
+        )
+        assert high - low >= killable.PREFERENCES.gap
+
+
+def test_the_reward_model_prefers_what_was_chosen(run: dict[str, Any]) -> None:
+    assert run["reward"].summary["held_out"]["accuracy"] > 0.5
+
+
+def test_alignment_changed_the_policy_and_logged_reward_and_kl(run: dict[str, Any]) -> None:
+    before, after = (_weights(run[stage], "model", "model.safetensors") for stage in ("sft", "rlhf"))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert any("q_proj" in name for name in changed)
+    entries = training.history(run["rlhf"].path)
+    assert len([entry for entry in entries if {"reward", "kl"} <= set(entry)]) == killable.RLHF.steps
+
+
+def test_a_batch_of_eight_is_eight_accumulated_batches_of_one(run: dict[str, Any]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from models.packing import PackedWindows
+
+    windows = PackedWindows(run["tokenizer"].path / "tokens" / "train", {"encyclopaedia": 1.0}, context=32, tokens=256)
+    gradients = []
+    for parts in ([list(range(8))], [[i] for i in range(8)]):
+        model = AutoModelForCausalLM.from_pretrained(run["pretrain"].model)
+        for rows in parts:
+            ids = torch.stack([windows[i]["input_ids"] for i in rows])
+            (model(input_ids=ids, labels=ids).loss / len(parts)).backward()
+        gradients.append(model.model.layers[0].mlp.up_proj.weight.grad)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    assert training.newest_checkpoint(tmp_path) is None
+    torn = tmp_path / "checkpoint-20"
+    whole = tmp_path / "checkpoint-10"
+    for folder in (torn, whole):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"x" * 10)
+    (whole / "complete.json").write_text(json.dumps({"model.safetensors": 10}))
+    (torn / "complete.json").write_text(json.dumps({"model.safetensors": 99}))
+    assert training.newest_checkpoint(tmp_path) == whole
+    assert not torn.exists()
