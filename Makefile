@@ -36,7 +36,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	$(INSTALL) --constraint requirements.lock --editable '.[demo,dev]'
 	@touch $@
 
-# After a change of pyproject.toml: installs what it asks for and writes the versions that this brought in.
+# After a change of pyproject.toml: installs what it asks for and writes the versions of all that the environment holds.
 lock:
 	$(INSTALL) --editable '.[demo,dev]'
 	@{ sed -n '/^#/p' requirements.lock; \

@@ -247,14 +247,23 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             found += _flat(value, f"{prefix}{name}.")
         else:
-            found.append((prefix + name, _figure(value)))
+            found.append((prefix + name, _figure(name, value)))
     return found
 
 
-def _figure(value: Any) -> str:
+def _figure(name: str, value: Any) -> str:
+    """A value as a person reads it; the last word of its name is its unit."""
+    if value is None:
+        return "not known yet"
+    if isinstance(value, list | tuple):
+        return ", ".join(_figure(name, each) for each in value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return ", ".join(map(_figure, value)) if isinstance(value, list | tuple) else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+        return str(value)
+    if name.endswith("bytes"):
+        return f"{value / 1e6:,.1f} MB" if value < 1e9 else f"{value / 1e9:,.1f} GB"
+    if name.endswith("seconds"):
+        return f"{value / 60:,.1f} min" if value >= 60 else f"{value:.0f} s"
+    return f"{value:,}" if isinstance(value, int) and value < 1e9 else f"{value:,.4g}"
 
 
 def _row(head: str, text: str) -> str:

@@ -50,31 +50,22 @@ def mixture_windows(
 
 
 class PackedWindows:
-    """A map-style dataset of windows: `input_ids` and `labels`, both int64 of shape (context,).
+    """A map-style dataset of windows: `input_ids` and `labels`, both int64 of shape (context,)."""
 
-    In a share `recall` of them, spread evenly, the second half repeats the first. Text of this length hardly ever
-    repeats itself, so a small model would not learn within its budget to copy from its context, which every grounded
-    answer rests on (induction heads, Olsson et al. 2022, 2209.11895).
-    """
-
-    def __init__(self, folder: Path, weights: Mapping[str, float], *, context: int, tokens: int, recall: float = 0.0):
+    def __init__(self, folder: Path, weights: Mapping[str, float], *, context: int, tokens: int):
         self.streams = {
             name: read_stream(folder / f"{name}.bin") for name in weights if (folder / f"{name}.bin").exists()
         }
         lengths = {name: len(stream) for name, stream in self.streams.items()}
         self.windows = mixture_windows(lengths, weights, context=context, tokens=tokens)
-        self.context, self.recall = context, recall
+        self.context = context
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def ids(self, index: int) -> np.ndarray:
         name, start = self.windows[index]
-        ids = self.streams[name][start : start + self.context]
-        if int((index + 1) * self.recall) == int(index * self.recall):
-            return ids
-        half = self.context // 2
-        return np.concatenate([ids[: self.context - half], ids[:half]])
+        return self.streams[name][start : start + self.context]
 
     def all_ids(self) -> np.ndarray:
         """Every window of the mixture in order, shape (windows, context)."""

@@ -25,8 +25,8 @@ class PreferenceRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompts: int = Field(1200, ge=1, description="Training prompts that are sampled; a quarter as many held-out ones.")
-    samples: int = Field(8, ge=2, le=64, description="Answers drawn for each prompt.")
+    prompts: int = Field(700, ge=1, description="Training prompts that are sampled; a quarter as many held-out ones.")
+    samples: int = Field(6, ge=2, le=64, description="Answers drawn for each prompt.")
     temperature: float = Field(1.0, gt=0, le=2, description="Of the draw.")
     gap: float = Field(0.3, ge=0, le=1.75, description="Least difference in score between the two answers of a pair.")
     pairs: int = Field(2, ge=1, le=32, description="Metric-ranked pairs for each prompt, at most.")
@@ -37,7 +37,7 @@ class PreferenceRecipe(BaseModel):
         description="The longer answer of a metric-ranked pair has at most so many times the characters.",
     )
     human: float = Field(
-        0.25, ge=0, le=1, description="Share of the prompts that also give human text against a sample."
+        1.0, ge=0, le=1, description="Share of the prompts that also give human text against a sample."
     )
     max_new_tokens: int = Field(24, ge=1, le=512, description="Longest answer in tokens.")
     seed: int = Field(1, ge=0, description="Of the choice of prompts and of the draw.")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
+from tasks.errors import UsageError
 from tasks.settings import Execution
 
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
@@ -36,9 +37,6 @@ class PretrainRecipe(BaseModel):
     mixture: dict[str, float] = Field(
         {"encyclopaedia": 0.8, "dialogue": 0.1, "speeches": 0.1},
         description="Share of each domain in the tokens; domains that the data lacks are left out.",
-    )
-    recall: float = Field(
-        0.1, ge=0, le=1, description="Share of training windows whose second half repeats the first: teaches copying."
     )
     context: int = Field(128, ge=16, le=8192, description="Tokens per window.")
     batch: int = Field(8, ge=1, le=4096, description="Windows per step.")
@@ -88,11 +86,11 @@ def _scored(loss: float, forecast: Forecast) -> dict[str, Any]:
 
 
 def resolved(recipe: PretrainRecipe, forecast: Forecast | None) -> PretrainRecipe:
-    """The recipe with size and tokens filled in. Raises ValueError where neither recipe nor forecast gives them."""
+    """The recipe with size and tokens filled in. Raises UsageError where neither recipe nor forecast gives them."""
     picked = forecast.summary if forecast else {}
     size, tokens = recipe.size or picked.get("size", 0), recipe.tokens or picked.get("tokens", 0)
     if not size or not tokens:
-        raise ValueError(
+        raise UsageError(
             f"pretrain.size is {recipe.size} and pretrain.tokens {recipe.tokens}: give both, or a forecast"
         )
     return recipe.model_copy(update={"size": int(size), "tokens": int(tokens)})
@@ -118,13 +116,8 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str) -> d
 
     tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer")
     windows = {
-        split: PackedWindows(
-            tokens / "tokens" / split, recipe.mixture, context=recipe.context, tokens=count, recall=recall
-        )
-        for split, count, recall in (
-            ("train", recipe.tokens, recipe.recall),
-            ("validation", recipe.validation_tokens, 0.0),
-        )
+        split: PackedWindows(tokens / "tokens" / split, recipe.mixture, context=recipe.context, tokens=count)
+        for split, count in (("train", recipe.tokens), ("validation", recipe.validation_tokens))
     }
     model = fresh_model(recipe.size, tokenizer, seed=recipe.seed)
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)

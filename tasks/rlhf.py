@@ -18,14 +18,17 @@ class RLHFRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(60, ge=1, description="Optimiser steps; each draws new answers.")
-    prompts: int = Field(8, ge=1, le=1024, description="Prompts per step.")
+    steps: int = Field(40, ge=1, description="Optimiser steps; each draws new answers.")
+    prompts: int = Field(6, ge=1, le=1024, description="Prompts per step.")
     generations: int = Field(
-        8, ge=2, le=64, description="Answers per prompt; their rewards are compared with each other."
+        6, ge=2, le=64, description="Answers per prompt; their rewards are compared with each other."
     )
     learning_rate: float = Field(1e-3, gt=0, lt=1, description="Peak learning rate of the adapter.")
-    beta: float = Field(0.05, ge=0, le=10, description="Weight of the KL penalty to the fine-tuned model.")
-    rank: int = Field(32, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
+    beta: float = Field(0.1, ge=0, le=10, description="Weight of the KL penalty to the fine-tuned model.")
+    rules: float = Field(
+        0.5, ge=0, le=10, description="Weight of each checkable rule, grounded and guideline; the reward model's is 1."
+    )
+    rank: int = Field(16, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
     max_new_tokens: int = Field(24, ge=1, le=512, description="Longest answer in tokens.")
     seed: int = Field(1, ge=0, description="Of the adapter's initial weights, the order of the prompts and the draws.")
 
@@ -89,8 +92,8 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
     arguments = training.arguments(
         folder, seed=recipe.seed, device=device, steps=recipe.steps, batch=recipe.prompts * recipe.generations,
         learning_rate=recipe.learning_rate, num_generations=recipe.generations, beta=recipe.beta,
-        # the two rules earn nothing: they are watched, to tell a better policy from one that games the judge
-        reward_weights=[1.0, 0.0, 0.0], max_completion_length=recipe.max_new_tokens, logging_steps=1,
+        # what can be checked is checked; the reward model judges what cannot
+        reward_weights=[1.0, recipe.rules, recipe.rules], max_completion_length=recipe.max_new_tokens, logging_steps=1,
         lr_scheduler_type="constant_with_warmup",
     )  # fmt: skip
     columns = [

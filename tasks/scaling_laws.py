@@ -22,10 +22,10 @@ class ScalingRecipe(BaseModel):
 
     sizes: tuple[int, ...] = Field((2, 3, 4), description="Dial settings of the small runs.")
     tokens: tuple[int, ...] = Field(
-        (60_000, 120_000, 240_000), description="Tokens of the small runs; every size takes each."
+        (40_000, 80_000, 160_000), description="Tokens of the small runs; every size takes each."
     )
     candidates: tuple[int, ...] = Field((3, 4, 5, 6, 8), description="Dial settings that the main run may take.")
-    compute: float = Field(1.0e13, gt=0, description="Budget of the main run in training FLOPs.")
+    compute: float = Field(6.0e12, gt=0, description="Budget of the main run in training FLOPs.")
     draws: int = Field(500, ge=100, le=20_000, description="Bootstrap draws of the forecast's interval.")
 
 

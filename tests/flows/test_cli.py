@@ -134,6 +134,16 @@ def test_plan_prints_a_table_of_at_most_80_columns(capsys: pytest.CaptureFixture
     assert max(map(len, lines)) <= 80
 
 
+def test_the_forecast_reads_with_its_units() -> None:
+    forecast = {"peak_memory_bytes": 36_000_000, "seconds": 571, "loss": None, "flops": 10**13, "law": {"low": 3.14159}}
+    shown = cli._plan_table({"deployment": "x/y", "steps": [], "forecast": forecast})
+    words = [line.split(None, 1) for line in shown.splitlines()[2:]]
+    assert words == [
+        ["peak_memory_bytes", "36.0 MB"], ["seconds", "9.5 min"], ["loss", "not known yet"], ["flops", "1e+13"],
+        ["law.low", "3.142"],
+    ]  # fmt: skip
+
+
 def test_plan_of_a_wrong_recipe_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "sft/lora", "--set", "recipe.epoch=2"]) == 2
     assert "did you mean recipe.epochs?" in " ".join(capsys.readouterr().err.split())

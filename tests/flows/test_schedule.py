@@ -50,7 +50,7 @@ def own_server(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.flow
 def test_a_cron_deployment_gets_runs(own_server: dict[str, str]) -> None:
-    subprocess.run([sys.executable, "-c", PROGRAM], env=own_server, check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", PROGRAM], env=own_server, check=True, capture_output=True, timeout=280)
     runs = _until(lambda: _scheduled(own_server["PREFECT_API_URL"]), seconds=90)
     assert {run["state_type"] for run in runs} == {"SCHEDULED"}
 

@@ -47,10 +47,3 @@ def test_windows_are_the_stream_cut_up(tmp_path: Path) -> None:
     assert np.array_equal(windows.all_ids(), np.arange(64).reshape(8, 8))
     item = windows[3]
     assert item["input_ids"].tolist() == item["labels"].tolist() == list(range(24, 32))
-
-
-def test_recall_windows_repeat_their_first_half(tmp_path: Path) -> None:
-    write_stream(tmp_path / "a.bin", list(range(100)))
-    windows = PackedWindows(tmp_path, {"a": 1.0}, context=8, tokens=96, recall=0.25)
-    repeated = [i for i in range(len(windows)) if windows.ids(i)[:4].tolist() == windows.ids(i)[4:].tolist()]
-    assert repeated == [3, 7, 11]
