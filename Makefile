@@ -1,7 +1,7 @@
 # `make run` and `make test` are all the set-up there is: either makes the environment first if it is not there.
 PYTHON ?= python3
 # Where pip looks for another build of torch than the one its own index offers, for example
-# TORCH_INDEX=https://download.pytorch.org/whl/cpu (a tenth of the size) or .../whl/cu130.
+# TORCH_INDEX=<address>, as the installation page of PyTorch gives it for a CPU (a tenth of the size) or a CUDA release.
 TORCH_INDEX ?=
 
 VENV := .venv

@@ -16,7 +16,7 @@ from tasks.evaluation import EvaluationRecipe
 from tasks.gate import Gate
 from tasks.preferences import PreferenceRecipe
 from tasks.pretrain import PretrainRecipe
-from tasks.report import ReportRecipe, publish, write_report
+from tasks.report import ReportRecipe, announce, publish, write_report
 from tasks.reward import RewardRecipe
 from tasks.rlhf import RLHFRecipe
 from tasks.scaling_laws import ScalingRecipe
@@ -73,5 +73,7 @@ def lifecycle(
         "data": dataset, "tokenizer": vocabulary, "forecast": forecast, **models, "pairs": pairs, "reward": judge,
         "evaluation": measured, "registered": registered,
     }  # fmt: skip
-    publish(write_report(ReportRecipe(title=f"Life cycle of {name}", model=name), parts), registered)
+    report = write_report(ReportRecipe(title=f"Life cycle of {name}", model=name), parts)
+    publish(report, registered)
+    announce(report, measured, registered)
     return registered

@@ -32,10 +32,13 @@ def mixture_windows(
 
     A domain that is too short for its share is read again from its start (another epoch of it). The windows of a
     smaller mixture are the first ones of a larger mixture, so runs of different length see the same data first.
-    Raises ValueError where no domain with a weight holds one window.
+    Weights that name none of the domains there are give way to the domains' lengths. Raises ValueError where no
+    domain holds one window.
     """
-    windows = {name: lengths.get(name, 0) // context for name, weight in weights.items() if weight > 0}
-    usable = {name: count for name, count in windows.items() if count}
+    windows = {name: length // context for name, length in lengths.items()}
+    if not any(weights.get(name, 0) > 0 for name, count in windows.items() if count):
+        weights = {name: float(count) for name, count in windows.items()}
+    usable = {name: count for name, count in windows.items() if count and weights.get(name, 0) > 0}
     if not usable:
         raise ValueError(f"no domain of {sorted(weights)} holds a window of {context} tokens; lengths: {dict(lengths)}")
     total = sum(weights[name] for name in usable)
@@ -53,9 +56,7 @@ class PackedWindows:
     """A map-style dataset of windows: `input_ids` and `labels`, both int64 of shape (context,)."""
 
     def __init__(self, folder: Path, weights: Mapping[str, float], *, context: int, tokens: int):
-        self.streams = {
-            name: read_stream(folder / f"{name}.bin") for name in weights if (folder / f"{name}.bin").exists()
-        }
+        self.streams = {path.stem: read_stream(path) for path in sorted(folder.glob("*.bin"))}
         lengths = {name: len(stream) for name, stream in self.streams.items()}
         self.windows = mixture_windows(lengths, weights, context=context, tokens=tokens)
         self.context = context

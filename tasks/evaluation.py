@@ -46,7 +46,9 @@ class CompareRecipe(BaseModel):
 
 
 CLAIMS = (
+    ("instruction fine-tuning beats the base model", "sft", "base", "loss"),
     ("instruction fine-tuning beats the base model", "sft", "base", "rougeL"),
+    ("pre-training beats the same tokens of instructions alone", "sft", "from-scratch", "loss"),
     ("pre-training beats the same tokens of instructions alone", "sft", "from-scratch", "rougeL"),
     ("the aligned model follows the guideline more often", "aligned", "sft", "guideline"),
     ("the aligned model is better grounded", "aligned", "sft", "grounded"),
@@ -93,7 +95,8 @@ def evaluate_model(
             label=f"evaluate/{name}",
         )  # fmt: skip
 
-    return steps.materialise(this, Artifact, build)
+    with workers.turn(execution.processes):
+        return steps.materialise(this, Artifact, build)
 
 
 @task(task_run_name="compare", cache_policy=NO_CACHE)
@@ -162,7 +165,7 @@ def _evaluate(
     for entry, (nll, count) in zip(
         scores, answer_losses(policy, tokenizer, chats, [row["response"] for row in rows]), strict=True
     ):
-        entry.update(nll=nll, answer_tokens=float(count))
+        entry.update(nll=nll, answer_tokens=float(count), loss=nll / count)
     if reward is not None:
         judge, judge_tokenizer = load_reward(reward, device)
         answered = [[*chat, {"role": "assistant", "content": text}] for chat, text in zip(chats, texts, strict=True)]
@@ -296,8 +299,9 @@ def _claim(
 
     if better not in scores or worse not in scores:
         return {}
+    more, less = (worse, better) if metric == "loss" else (better, worse)
     gain = paired(
-        [s[metric] for s in scores[better]], [s[metric] for s in scores[worse]], draws=recipe.draws, seed=recipe.seed
+        [s[metric] for s in scores[more]], [s[metric] for s in scores[less]], draws=recipe.draws, seed=recipe.seed
     )
     return {
         "claim": claim, "better": better, "worse": worse, "metric": metric,

@@ -1,5 +1,6 @@
 """Pre-training of a decoder from scratch with the Hugging Face Trainer, on memory-mapped windows of a mixture."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import UsageError
 from tasks.settings import Execution
 
+logger = logging.getLogger("evergreen.pretrain")
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 MODULES = (
     "tasks.training",
@@ -72,10 +74,22 @@ def pretrain_model(
     this = step(recipe, tokenizer.key, forecast.key if forecast else "")
 
     def build(folder: Path) -> dict[str, Any]:
+        _warn_of_missing(recipe.mixture, tokenizer)
         figures = train(this, tokenizer, folder, resolved(recipe, forecast), execution)
         return {**figures, **(_scored(figures["loss"], forecast) if forecast else {})}
 
     return steps.materialise(this, Checkpoint, build, resumable=True)
+
+
+def _warn_of_missing(mixture: Mapping[str, float], tokenizer: Tokenizer) -> None:
+    there = sorted(tokenizer.summary["tokens"]["train"])
+    missing = sorted(set(mixture) - set(there))
+    if len(missing) == len(mixture):
+        logger.warning(
+            "the data has no domain of pretrain.mixture; all it has are used by length: %s", ", ".join(there)
+        )
+    elif missing:
+        logger.warning("the data lacks %s of pretrain.mixture; its other domains are used", ", ".join(missing))
 
 
 def _scored(loss: float, forecast: Forecast) -> dict[str, Any]:

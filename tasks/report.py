@@ -3,6 +3,8 @@
 Written from finished artifacts alone. A stage that was not run leaves its section out.
 """
 
+import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import steps, tracking
-from tasks.artifacts import Artifact, RegisteredModel
+from tasks.artifacts import Artifact, EvaluationReport, RegisteredModel
 from tasks.report_sections import figure, interval
+
+logger = logging.getLogger("evergreen.report")
 
 # The parts that a report is made of, by role. All of them may be missing.
 ROLES = (
@@ -74,6 +78,17 @@ def publish(report: Artifact, registered: RegisteredModel | None) -> None:
     if run_id and not report.reused:
         tracking.log_files(run_id, [report.path / "report.md", report.path / "report.html"], under="report")
         tracking.log_files(run_id, sorted((report.path / "plots").glob("*.png")), under="report/plots")
+
+
+def announce(report: Artifact, evaluation: EvaluationReport, registered: RegisteredModel) -> None:
+    """Says in the log what a person wants to know at the end: the table, the verdict and why, where the report lies."""
+    metrics = json.loads((evaluation.path / "metrics.json").read_text(encoding="utf-8"))
+    logger.info("%d held-out items, 95%% intervals\n%s", metrics["items"], terminal_table(metrics).rstrip())
+    summary = registered.summary
+    reasons = "\n".join(f"  - {reason}" for reason in summary["reasons"])
+    logger.info("%s version %s is %s:\n%s", registered.name, summary["version"], summary["verdict"], reasons)
+    logger.info("report: %s", report.path / "report.html")
+    logger.info("next: evergreen chat %s/%s, evergreen models, evergreen plan", registered.name, summary["version"])
 
 
 def write(folder: Path, recipe: ReportRecipe, parts: Mapping[str, Artifact]) -> None:

@@ -9,7 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks import pretrain, steps
+from tasks import pretrain, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.pretrain import PretrainRecipe
 from tasks.settings import Execution
@@ -43,7 +43,7 @@ def point_steps(recipe: ScalingRecipe, base: PretrainRecipe, tokenizer: str) -> 
     return [
         steps.Step(
             stage="scaling",
-            name=f"size-{size}-tokens-{tokens}",
+            name=f"{size}x{tokens}",
             recipe=base.model_copy(update={"size": size, "tokens": tokens, "evaluations": 0}),
             inputs={"tokenizer": tokenizer},
             libraries=pretrain.LIBRARIES,
@@ -76,7 +76,8 @@ def train_point(tokenizer: Tokenizer, this: steps.Step, execution: Execution) ->
         assert isinstance(this.recipe, PretrainRecipe)
         return pretrain.train(this, tokenizer, folder, this.recipe, execution)
 
-    return steps.materialise(this, Checkpoint, build, resumable=True)
+    with workers.turn(execution.processes):
+        return steps.materialise(this, Checkpoint, build, resumable=True)
 
 
 @task(task_run_name="fit and forecast", cache_policy=NO_CACHE)

@@ -26,7 +26,7 @@ class SFTRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mixture: dict[str, float] = Field(
-        {"gloss": 1.0, "docstring": 1.0, "topic": 0.1, "name": 0.05, "reply": 0.05},
+        {"gloss": 1.0, "docstring": 1.0, "given": 1.0, "topic": 0.1, "name": 0.05, "reply": 0.05},
         description="Share of each kind of instruction in an epoch; kinds that the data lacks are left out.",
     )
     epochs: float = Field(3.0, gt=0, le=100, description="Passes over the mixture.")

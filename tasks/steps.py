@@ -130,9 +130,9 @@ def materialise(step: Step, kind: type[A], build: Callable[[Path], Mapping[str, 
     with _writable(step), _lock(step):
         found = status(step)
         if found.reused:
-            logger.info("%-24s reused", step.title)
+            logger.info("%-22s reused", step.title)
             return _from_manifest(step.folder, kind, found.manifest, reused=True)
-        logger.info("%-24s starts: %s", step.title, found.why)
+        logger.info("%-22s starts: %s", step.title, found.why)
         shutil.rmtree(step.folder, ignore_errors=True)
         if not resumable:
             shutil.rmtree(step.partial, ignore_errors=True)
@@ -142,7 +142,7 @@ def materialise(step: Step, kind: type[A], build: Callable[[Path], Mapping[str, 
             summary = dict(build(step.partial))
             run.log(summary, step.partial)
         manifest = _finish(step, summary, run.id, time.time() - started)
-        logger.info("%-24s done in %.0f s", step.title, time.time() - started)
+        logger.info("%-22s done in %.0f s%s", step.title, time.time() - started, _key_figures(summary))
         return _from_manifest(step.folder, kind, manifest, reused=False)
 
 
@@ -272,6 +272,17 @@ def _changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             if old.get(name) != new.get(name):
                 found.append(sentence.format(name, _short(old.get(name)), _short(new.get(name))))
     return found
+
+
+def _key_figures(summary: Mapping[str, Any]) -> str:
+    """The first few numbers of a summary as an indented table, two columns of it."""
+    numbers = tracking.numbers({name: value for name, value in summary.items() if name != "execution"})
+    cells = [f"{name[:22]:<22} {_figure(value):>11}" for name, value in list(numbers.items())[:8]]
+    return "".join("\n  " + "   ".join(cells[i : i + 2]) for i in range(0, len(cells), 2))
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"
 
 
 def _short(value: Any) -> str:

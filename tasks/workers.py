@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from tasks.errors import TrainingInterruptedError
 T = TypeVar("T")
 _guard = threading.Lock()
 _pool: ProcessPoolExecutor | None = None
+_turns: threading.Semaphore | None = None
 
 
 def side_by_side() -> Any:
@@ -23,6 +25,16 @@ def side_by_side() -> Any:
     from prefect.task_runners import ThreadPoolTaskRunner
 
     return ThreadPoolTaskRunner(max_workers=64)
+
+
+@contextmanager
+def turn(processes: int) -> Iterator[None]:
+    """Waits until one of `processes` places is free: what is queued has not started, and its clock does not run."""
+    global _turns
+    with _guard:
+        _turns = _turns or threading.Semaphore(processes)
+    with _turns:
+        yield
 
 
 def call(

@@ -52,7 +52,7 @@ def test_it_ends_with_a_registered_model_and_a_report(registered: RegisteredMode
     metrics = json.loads(
         (steps.find("latest", "evaluate", steps.Artifact, name="compare").path / "metrics.json").read_text()
     )
-    assert len(metrics["comparisons"]) == 5
+    assert len(metrics["comparisons"]) == 7
 
 
 def test_the_registered_model_answers(registered: RegisteredModel) -> None:

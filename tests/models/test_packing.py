@@ -36,6 +36,11 @@ def test_a_short_domain_is_read_again_from_its_start() -> None:
     assert windows == [("a", 0), ("a", 10), ("a", 0), ("a", 10), ("a", 0)]
 
 
+def test_weights_that_name_no_domain_of_the_data_give_way_to_the_lengths() -> None:
+    windows = mixture_windows({"code": 300, "text": 100}, {"encyclopaedia": 1}, context=10, tokens=80)
+    assert [name for name, _ in windows].count("code") == 6
+
+
 def test_a_mixture_without_text_is_refused() -> None:
     with pytest.raises(ValueError, match="holds a window of 10"):
         mixture_windows({"a": 9}, {"a": 1, "b": 1}, context=10, tokens=50)
