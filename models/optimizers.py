@@ -11,7 +11,7 @@ class MuonAdamW(torch.optim.Optimizer):
     """`torch.optim.Muon` on the hidden matrices, AdamW on embeddings, head and norms (Jordan et al. 2024).
 
     Few steps are all that a small budget has; here Muon needs about half of AdamW's for the same loss. The embedding
-    takes a higher learning rate than the matrices: each of its rows gets a gradient only when its token occurs.
+    has a learning rate of its own: each of its rows gets a gradient only when its token occurs.
     """
 
     def __init__(self, model: nn.Module, *, lr: float, embedding_lr: float, weight_decay: float = 0.01):

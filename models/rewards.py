@@ -8,6 +8,7 @@ from models.metrics import rouge
 
 GROUNDED_WEIGHT = 0.5
 GUIDELINE_WEIGHT = 0.25
+_PRACTICE = frozenset({"topic", "name", "reply"})
 GLOSS_CHARACTERS = 40
 DOCSTRING_CHARACTERS = 79
 
@@ -30,6 +31,11 @@ def grounded(answer: str, source: str) -> bool:
         return False
     names = {word for word in words[1:] if word[0].isupper()}
     return names <= set(_WORD.findall(source)) and set(_NUMBER.findall(answer)) <= set(_NUMBER.findall(source))
+
+
+def is_practice(kind: str) -> bool:
+    """Whether instructions of this kind are practice beside the task: their answers are neither ranked nor scored."""
+    return kind in _PRACTICE
 
 
 def has_guideline(kind: str) -> bool:

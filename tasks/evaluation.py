@@ -27,7 +27,7 @@ class EvaluationRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: str = Field("test", pattern="^(validation|test)$", description="Which held-out side.")
-    items: int = Field(1000, ge=10, description="Instructions of the kinds that have a guideline, at most.")
+    items: int = Field(1000, ge=10, description="Instructions that are not practice (topic, name, reply), at most.")
     topics: int = Field(300, ge=0, description="Classification items, at most.")
     text_tokens: int = Field(32_768, ge=0, description="Tokens of held-out text for the loss that shows forgetting.")
     max_new_tokens: int = Field(24, ge=1, le=512, description="Longest answer in tokens.")
@@ -121,28 +121,26 @@ def items(dataset: Path, recipe: EvaluationRecipe) -> list[dict[str, Any]]:
 
     Raises SourceError where there are fewer than 10: no interval is worth anything on those.
     """
-    from models.rewards import has_guideline
+    from models.rewards import is_practice
     from tasks.generation import read_rows
 
     path = dataset / "instructions" / f"{recipe.split}.jsonl"
-    rows = [row for row in read_rows(path) if has_guideline(row["kind"])][: recipe.items]
+    rows = [row for row in read_rows(path) if not is_practice(row["kind"])][: recipe.items]
     if len(rows) < 10:
-        raise SourceError(
-            f"{path} holds {len(rows)} instructions of a kind that has a guideline; 10 are needed to evaluate"
-        )
+        raise SourceError(f"{path} holds {len(rows)} instructions that are not practice; 10 are needed to evaluate")
     return rows
 
 
 def score_answers(rows: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[dict[str, float]]:
     """Every per-item metric that needs no model."""
     from models.metrics import rouge
-    from models.rewards import grounded, guideline, score
+    from models.rewards import grounded, guideline, has_guideline, score
 
     return [
         {
             **rouge(text, row["response"]),
             "grounded": float(grounded(text, row["prompt"])),
-            "guideline": float(guideline(text, row["kind"])),
+            "guideline": float(has_guideline(row["kind"]) and guideline(text, row["kind"])),
             "chars": float(len(text)),
             "score": score(text, row["response"], row["prompt"], row["kind"]),
         }

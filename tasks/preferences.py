@@ -75,16 +75,18 @@ def sample_preferences(model: Checkpoint, dataset: Dataset, recipe: PreferenceRe
 
 
 def prompts(path: Path, count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` instructions of the kinds that have a guideline, drawn in a fixed order.
+    """`count` instructions that are not practice, drawn in a fixed order.
 
     Raises SourceError when there are none.
     """
-    from models.rewards import has_guideline
+    from models.rewards import is_practice
 
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if has_guideline(row["kind"])]
+    rows = [row for row in rows if not is_practice(row["kind"])]
     if not rows:
-        raise SourceError(f"{path} holds no instruction of a kind that has a guideline, so answers cannot be ranked")
+        raise SourceError(
+            f"{path} holds no instruction but practice (topic, name, reply), so there are no answers to rank"
+        )
     random.Random(seed).shuffle(rows)
     return rows[:count]
 

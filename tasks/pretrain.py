@@ -76,7 +76,8 @@ def pretrain_model(
     def build(folder: Path) -> dict[str, Any]:
         _warn_of_missing(recipe.mixture, tokenizer)
         figures = train(this, tokenizer, folder, resolved(recipe, forecast), execution)
-        return {**figures, **(_scored(figures["loss"], forecast) if forecast else {})}
+        as_forecast = forecast is not None and not recipe.size and not recipe.tokens
+        return {**figures, **(_scored(figures["loss"], forecast) if as_forecast else {})}
 
     return steps.materialise(this, Checkpoint, build, resumable=True)
 
@@ -92,8 +93,9 @@ def _warn_of_missing(mixture: Mapping[str, float], tokenizer: Tokenizer) -> None
         logger.warning("the data lacks %s of pretrain.mixture; its other domains are used", ", ".join(missing))
 
 
-def _scored(loss: float, forecast: Forecast) -> dict[str, Any]:
+def _scored(loss: float, forecast: Forecast | None) -> dict[str, Any]:
     """The forecast that was made before the run, held against what the run gave."""
+    assert forecast is not None
     expected = {name: forecast.summary[name] for name in ("loss", "low", "high")}
     inside = expected["low"] <= loss <= expected["high"]
     return {"forecast": {**expected, "error": loss - expected["loss"], "inside": inside}}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import tracking
+from tasks import steps, tracking
 from tasks.artifacts import Artifact
 from tasks.lineage import ancestors
 from tasks.progress import HISTORY
@@ -154,7 +154,8 @@ def _pretraining(folder: Path, parts: Mapping[str, Artifact]) -> Section:
         )
     if base and "parameters" in base.summary:
         made = base.summary
-        speed = made["tokens"] / made["training_seconds"] if made.get("training_seconds") else None
+        seconds = (steps.read_manifest(base.path) or {}).get("execution", {}).get("training_seconds")
+        speed = made["tokens"] / seconds if seconds else None
         facts = [f"{made['parameters']:,} parameters", f"{made['tokens']:,} training tokens"]
         blocks.insert(0, Prose(", ".join(facts + ([f"{speed:,.0f} tokens per second"] if speed else [])) + "."))
     return Section("Pre-training and its forecast", blocks)

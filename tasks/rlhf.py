@@ -71,7 +71,8 @@ def guideline(completions: Sequence[Any], kind: Sequence[str], **_: Any) -> list
     from models import rewards
 
     return [
-        float(rewards.guideline(answer[0]["content"], each)) for answer, each in zip(completions, kind, strict=True)
+        float(rewards.has_guideline(each) and rewards.guideline(answer[0]["content"], each))
+        for answer, each in zip(completions, kind, strict=True)
     ]
 
 

@@ -34,7 +34,7 @@ class SFTRecipe(BaseModel):
     learning_rate: float = Field(1e-2, gt=0, lt=1, description="Peak learning rate of the adapter.")
     embeddings: bool = Field(True, description="Also train the token embeddings, the tied head with them.")
     rank: int = Field(64, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
-    max_length: int = Field(128, ge=16, le=8192, description="Longer examples are cut to so many tokens.")
+    max_length: int = Field(128, ge=16, le=8192, description="Examples of more tokens are left out.")
     seed: int = Field(
         1, ge=0, description="Of the adapter's initial weights, the choice and the order of the examples."
     )
@@ -46,6 +46,10 @@ class ScratchRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sft: SFTRecipe
+    size: int = Field(ge=0, description="As in pre-training. 0: what the fit picked.")
+    tokens: int = Field(
+        ge=0, description="Tokens of pre-training, which come on top of the epochs. 0: what the fit picked."
+    )
     learning_rate: float = Field(gt=0, lt=1, description="Peak learning rate of the matrices, as in pre-training.")
     embedding_learning_rate: float = Field(
         gt=0, lt=1, description="Peak learning rate of the embeddings, as in pre-training."
@@ -56,7 +60,7 @@ class ScratchRecipe(BaseModel):
 def scratch_recipe(sft: SFTRecipe, pretrain: PretrainRecipe) -> ScratchRecipe:
     """The control of a pre-training: its optimiser and seed, the fine-tuning's instructions."""
     return ScratchRecipe(
-        sft=sft, learning_rate=pretrain.learning_rate,
+        sft=sft, size=pretrain.size, tokens=pretrain.tokens, learning_rate=pretrain.learning_rate,
         embedding_learning_rate=pretrain.embedding_learning_rate, seed=pretrain.seed,
     )  # fmt: skip
 
@@ -133,7 +137,7 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     model = get_peft_model(model, adapter)
     model.peft_config["default"].base_model_name_or_path = base.parent.name  # its key: a path would differ by machine
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.learning_rate)
-    rows = examples(data / "instructions" / "train.jsonl", recipe, recipe.seed)
+    rows = _fitting(tokenizer, examples(data / "instructions" / "train.jsonl", recipe, recipe.seed), recipe.max_length)
     trainer = _trainer(
         model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, optimizers=(optimizer, None)
     )
@@ -192,7 +196,7 @@ def train_from_scratch(
     this = scratch_step(recipe, tokenizer.key, forecast.key, dataset.key)
 
     def build(folder: Path) -> dict[str, Any]:
-        size, tokens = int(forecast.summary["size"]), int(forecast.summary["tokens"])
+        size, tokens = (getattr(recipe, name) or int(forecast.summary[name]) for name in ("size", "tokens"))
         return workers.call(
             _scratch, tokenizer.path / "tokenizer", dataset.path, folder, recipe, size, tokens, execution.device,
             threads=execution.threads_each, processes=execution.processes, label="sft/from-scratch", log=folder / "log",
@@ -213,7 +217,8 @@ def _scratch(
     tokenizer = AutoTokenizer.from_pretrained(tokens)
     model = fresh_model(size, tokenizer, seed=recipe.seed)
     rows = examples(data / "instructions" / "train.jsonl", recipe.sft, recipe.sft.seed)
-    mean = sum(map(len, _token_rows(tokenizer, rows, recipe.sft.max_length))) / len(rows)
+    rows = _fitting(tokenizer, rows, recipe.sft.max_length)
+    mean = sum(_lengths(tokenizer, rows)) / len(rows)
     epochs = recipe.sft.epochs + extra_tokens / (mean * len(rows))
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
     trainer = _trainer(model, tokenizer, rows, folder, recipe.sft, device, epochs=epochs, optimizers=(optimizer, None))
@@ -224,8 +229,17 @@ def _scratch(
     return {**figures, **_figures(trainer, rows), "epochs": round(epochs, 2)}
 
 
-def _token_rows(tokenizer: Any, rows: list[dict[str, Any]], max_length: int) -> list[list[int]]:
+def _fitting(tokenizer: Any, rows: list[dict[str, Any]], max_length: int) -> list[dict[str, Any]]:
+    """The examples of at most `max_length` tokens: a longer one would lose its answer, which stands at the end.
+
+    Raises SourceError when none is left.
+    """
+    kept = [row for row, length in zip(rows, _lengths(tokenizer, rows), strict=True) if length <= max_length]
+    if not kept:
+        raise SourceError(f"all {len(rows)} instructions have more than {max_length} tokens; raise sft.max_length")
+    return kept
+
+
+def _lengths(tokenizer: Any, rows: list[dict[str, Any]]) -> list[int]:
     chats = [row["prompt"] + row["completion"] for row in rows]
-    return [
-        ids[:max_length] for ids in tokenizer.apply_chat_template(chats, tokenize=True, return_dict=True)["input_ids"]
-    ]
+    return [len(ids) for ids in tokenizer.apply_chat_template(chats, tokenize=True, return_dict=True)["input_ids"]]
