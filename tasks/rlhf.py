@@ -23,7 +23,7 @@ class RLHFRecipe(BaseModel):
     generations: int = Field(
         6, ge=2, le=64, description="Answers per prompt; their rewards are compared with each other."
     )
-    learning_rate: float = Field(1e-3, gt=0, lt=1, description="Peak learning rate of the adapter.")
+    learning_rate: float = Field(1.5e-3, gt=0, lt=1, description="Peak learning rate of the adapter.")
     beta: float = Field(0.1, ge=0, le=10, description="Weight of the KL penalty to the fine-tuned model.")
     rules: float = Field(
         0.5, ge=0, le=10, description="Weight of each checkable rule, grounded and guideline; the reward model's is 1."

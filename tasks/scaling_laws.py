@@ -24,8 +24,8 @@ class ScalingRecipe(BaseModel):
     tokens: tuple[int, ...] = Field(
         (40_000, 80_000, 160_000), description="Tokens of the small runs; every size takes each."
     )
-    candidates: tuple[int, ...] = Field((3, 4, 5, 6, 8), description="Dial settings that the main run may take.")
-    compute: float = Field(6.0e12, gt=0, description="Budget of the main run in training FLOPs.")
+    candidates: tuple[int, ...] = Field((4, 5, 6, 8), description="Dial settings that the main run may take.")
+    compute: float = Field(3.6e12, gt=0, description="Budget of the main run in training FLOPs.")
     draws: int = Field(500, ge=100, le=20_000, description="Bootstrap draws of the forecast's interval.")
 
 

@@ -198,8 +198,21 @@ def _prepare(target: str) -> None:
         _check_server(target)
         home().mkdir(parents=True, exist_ok=True)
         with FileLock(home() / "mlflow.lock"), quiet():
+            _make_file(target)
             _create_experiment(target)
         _ready.add(target)
+
+
+def _make_file(target: str) -> None:
+    """Makes a fresh SQLite store beside its place and renames it: MLflow cannot go on from a half-made one."""
+    if not target.startswith("sqlite:///") or exists():
+        return
+    file = Path(target.removeprefix("sqlite:///"))
+    scratch = file.with_name(file.name + ".new")
+    scratch.unlink(missing_ok=True)
+    scratch.with_name(scratch.name + "-journal").unlink(missing_ok=True)
+    _create_experiment(f"sqlite:///{scratch}")
+    scratch.replace(file)
 
 
 def _create_experiment(target: str) -> None:

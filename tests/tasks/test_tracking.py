@@ -133,3 +133,11 @@ def test_loggers_are_as_they_were():
     with tracking.quiet():
         assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.INFO)
     assert logging.getLogger("mlflow").level != logging.ERROR
+
+
+def test_a_store_whose_making_was_killed_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
+    (tmp_path / "mlflow.db.new").write_bytes(b"SQLite format 3\x00 and then the power went")
+    assert tracking.experiment()
+    assert tracking.exists()
+    assert not (tmp_path / "mlflow.db.new").exists()
