@@ -14,7 +14,10 @@ from tasks.settings import Execution
 
 
 class RLHFRecipe(BaseModel):
-    """How the policy is moved towards the reward."""
+    """How the policy is moved towards the reward.
+
+    Without the weight on the guideline the reward model is gamed with answers of one word, which it likes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,11 +26,10 @@ class RLHFRecipe(BaseModel):
     generations: int = Field(
         6, ge=2, le=64, description="Answers per prompt; their rewards are compared with each other."
     )
-    learning_rate: float = Field(1.5e-3, gt=0, lt=1, description="Peak learning rate of the adapter.")
+    learning_rate: float = Field(2.5e-3, gt=0, lt=1, description="Peak learning rate of the adapter.")
     beta: float = Field(0.1, ge=0, le=10, description="Weight of the KL penalty to the fine-tuned model.")
-    rules: float = Field(
-        0.5, ge=0, le=10, description="Weight of each checkable rule, grounded and guideline; the reward model's is 1."
-    )
+    grounded: float = Field(0.25, ge=0, le=10, description="Weight of being grounded; the reward model's is 1.")
+    guideline: float = Field(4.0, ge=0, le=10, description="Weight of following the guideline, likewise.")
     rank: int = Field(16, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
     max_new_tokens: int = Field(24, ge=1, le=512, description="Longest answer in tokens.")
     seed: int = Field(1, ge=0, description="Of the adapter's initial weights, the order of the prompts and the draws.")
@@ -94,7 +96,8 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
         folder, seed=recipe.seed, device=device, steps=recipe.steps, batch=recipe.prompts * recipe.generations,
         learning_rate=recipe.learning_rate, num_generations=recipe.generations, beta=recipe.beta,
         # what can be checked is checked; the reward model judges what cannot
-        reward_weights=[1.0, recipe.rules, recipe.rules], max_completion_length=recipe.max_new_tokens, logging_steps=1,
+        reward_weights=[1.0, recipe.grounded, recipe.guideline],
+        max_completion_length=recipe.max_new_tokens, logging_steps=1,
         lr_scheduler_type="constant_with_warmup",
     )  # fmt: skip
     columns = [

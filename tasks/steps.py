@@ -277,7 +277,7 @@ def _changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _key_figures(summary: Mapping[str, Any]) -> str:
     """The first few numbers of a summary as an indented table, two columns of it."""
     numbers = tracking.numbers({name: value for name, value in summary.items() if name != "execution"})
-    cells = [f"{name[:22]:<22} {_figure(value):>11}" for name, value in list(numbers.items())[:8]]
+    cells = [f"{name[-22:]:<22} {_figure(value):>11}" for name, value in list(numbers.items())[:8]]
     return "".join("\n  " + "   ".join(cells[i : i + 2]) for i in range(0, len(cells), 2))
 
 

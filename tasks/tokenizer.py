@@ -25,7 +25,7 @@ class TokenizerRecipe(BaseModel):
     )
     context: int = Field(256, ge=32, le=8192, description="Longest sequence in tokens that a model with it will see.")
     characters: int = Field(
-        3_500_000, ge=10_000, description="At most so many characters of each domain and split are encoded."
+        2_500_000, ge=10_000, description="At most so many characters of each domain and split are encoded."
     )
 
 
