@@ -1,9 +1,14 @@
-"""What a model is: a Llama decoder of any size from one dial."""
+"""What a model is: a Llama decoder of any size from one dial.
 
-from typing import Any
+transformers is imported where a model is built: whoever only counts parameters need not wait for it.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import LlamaConfig, LlamaForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 HEAD = 32  # dimensions per attention head
 
@@ -35,9 +40,12 @@ def dimensions(size: int) -> Dimensions:
     )
 
 
-def build(shape: Dimensions, *, vocabulary: int, context: int, special: dict[str, int], seed: int) -> LlamaForCausalLM:
+def build(
+    shape: Dimensions, *, vocabulary: int, context: int, special: dict[str, int], seed: int
+) -> "LlamaForCausalLM":
     """A freshly initialised Llama with tied embeddings. `special` gives the bos, eos and pad token ids."""
     import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -58,7 +66,7 @@ def build(shape: Dimensions, *, vocabulary: int, context: int, special: dict[str
     return LlamaForCausalLM(config)
 
 
-def fresh_model(size: int, tokenizer: Any, *, seed: int) -> LlamaForCausalLM:
+def fresh_model(size: int, tokenizer: Any, *, seed: int) -> "LlamaForCausalLM":
     """A model of the dial `size` for a tokenizer: its vocabulary, its longest sequence, its special tokens."""
     special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
     return build(

@@ -28,7 +28,7 @@ class EvaluationRecipe(BaseModel):
 
     split: str = Field("test", pattern="^(validation|test)$", description="Which held-out side.")
     items: int = Field(1000, ge=10, description="Instructions that are not practice (topic, name, reply), at most.")
-    topics: int = Field(300, ge=0, description="Classification items, at most.")
+    topics: int = Field(200, ge=0, description="Classification items, at most.")
     text_tokens: int = Field(16_384, ge=0, description="Tokens of held-out text for the loss that shows forgetting.")
     max_new_tokens: int = Field(24, ge=1, le=512, description="Longest answer in tokens.")
     draws: int = Field(2000, ge=100, le=100_000, description="Bootstrap resamples.")
