@@ -25,7 +25,7 @@ class PreferenceRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompts: int = Field(600, ge=1, description="Training prompts that are sampled; a quarter as many held-out ones.")
+    prompts: int = Field(450, ge=1, description="Training prompts that are sampled; a quarter as many held-out ones.")
     samples: int = Field(6, ge=2, le=64, description="Answers drawn for each prompt.")
     temperature: float = Field(1.0, gt=0, le=2, description="Of the draw.")
     gap: float = Field(0.3, ge=0, le=1.75, description="Least difference in score between the two answers of a pair.")

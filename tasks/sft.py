@@ -29,7 +29,7 @@ class SFTRecipe(BaseModel):
         {"gloss": 1.0, "docstring": 1.0, "given": 1.0, "topic": 0.05, "name": 0.03, "reply": 0.03},
         description="Share of each kind of instruction in an epoch; kinds that the data lacks are left out.",
     )
-    epochs: float = Field(2.8, gt=0, le=100, description="Passes over the mixture.")
+    epochs: float = Field(2.6, gt=0, le=100, description="Passes over the mixture.")
     batch: int = Field(16, ge=1, le=4096, description="Examples per step.")
     learning_rate: float = Field(1e-2, gt=0, lt=1, description="Peak learning rate of the adapter.")
     embeddings: bool = Field(True, description="Also train the token embeddings, the tied head with them.")
@@ -123,7 +123,6 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from models.optimizers import MuonAdamW
     from tasks import training
 
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -135,14 +134,15 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
         modules_to_save=["embed_tokens"] if recipe.embeddings else None, ensure_weight_tying=recipe.embeddings,
     )  # fmt: skip
     model = get_peft_model(model, adapter)
-    model.peft_config["default"].base_model_name_or_path = base.parent.name  # its key: a path would differ by machine
-    optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.learning_rate)
+    rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.learning_rate}
     rows = _fitting(tokenizer, examples(data / "instructions" / "train.jsonl", recipe, recipe.seed), recipe.max_length)
-    trainer = _trainer(
-        model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, optimizers=(optimizer, None)
-    )
+    trainer = _trainer(model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, rates=rates)
     figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step)
+    trainer.model.peft_config[
+        "default"
+    ].base_model_name_or_path = base.parent.name  # its key: a path differs by machine
     trainer.model.save_pretrained(folder / "adapter")
+    (folder / "adapter" / "README.md").unlink()  # peft's empty model card
     merged = trainer.model.merge_and_unload()
     merged.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -152,12 +152,13 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
 
 def _trainer(
     model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, recipe: SFTRecipe, device: str, *,
-    epochs: float, **more: Any,
+    epochs: float, rates: dict[str, float],
 ) -> Any:  # fmt: skip
     from datasets import Dataset as Rows
     from transformers import Trainer
     from trl import SFTConfig, SFTTrainer
 
+    from models.optimizers import MuonAdamW
     from tasks import training
 
     class AnswerTrainer(SFTTrainer):
@@ -166,18 +167,45 @@ def _trainer(
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
             return Trainer.compute_loss(self, *args, **kwargs)
 
+        def create_optimizer(self, model: Any = None) -> Any:
+            # made here and not before: to resume an adapter, peft puts new parameters into the model
+            if self.optimizer is None:  # type: ignore[has-type]
+                self.optimizer = MuonAdamW(self.model, **rates)
+            return self.optimizer
+
     count = max(1, round(epochs * len(rows) / recipe.batch))
     arguments = training.arguments(
         folder, seed=recipe.seed, device=device, steps=count, batch=recipe.batch,
         learning_rate=recipe.learning_rate, max_length=recipe.max_length,
-        train_sampling_strategy="group_by_length", length_column_name="length", dataset_num_proc=None,
+        train_sampling_strategy="sequential", dataset_num_proc=None,
     )  # fmt: skip
     trainer = AnswerTrainer(
-        model, args=SFTConfig(**arguments), train_dataset=Rows.from_list(rows), processing_class=tokenizer, **more
+        model, args=SFTConfig(**arguments), train_dataset=Rows.from_list(rows), processing_class=tokenizer
     )
     lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    order = _order(lengths, batch=recipe.batch, steps_=count, seed=recipe.seed)
+    trainer.train_dataset = trainer.train_dataset.select(order)
     trainer.tokens_per_step = sum(lengths) / len(lengths) * recipe.batch
     return trainer
+
+
+def _order(lengths: list[int], *, batch: int, steps_: int, seed: int) -> list[int]:
+    """Which example stands where in all epochs: batches of like length, shuffled anew in each epoch.
+
+    Laid out beforehand, so that the order hangs on no random state that a resumed run would have to restore.
+    """
+    order: list[int] = []
+    epoch = 0
+    while len(order) < steps_ * batch:
+        draw = random.Random(f"{seed}-{epoch}")
+        shuffled = draw.sample(range(len(lengths)), len(lengths))
+        pools = [shuffled[i : i + 50 * batch] for i in range(0, len(shuffled), 50 * batch)]
+        grouped = [row for pool in pools for row in sorted(pool, key=lengths.__getitem__)]
+        batches = [grouped[i : i + batch] for i in range(0, len(grouped), batch)]
+        draw.shuffle(batches)
+        order += [row for each in batches for row in each]
+        epoch += 1
+    return order[: steps_ * batch]
 
 
 def _figures(trainer: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -211,7 +239,6 @@ def _scratch(
     from transformers import AutoTokenizer
 
     from models.architectures import fresh_model
-    from models.optimizers import MuonAdamW
     from tasks import training
 
     tokenizer = AutoTokenizer.from_pretrained(tokens)
@@ -220,8 +247,8 @@ def _scratch(
     rows = _fitting(tokenizer, rows, recipe.sft.max_length)
     mean = sum(_lengths(tokenizer, rows)) / len(rows)
     epochs = recipe.sft.epochs + extra_tokens / (mean * len(rows))
-    optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
-    trainer = _trainer(model, tokenizer, rows, folder, recipe.sft, device, epochs=epochs, optimizers=(optimizer, None))
+    rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.embedding_learning_rate}
+    trainer = _trainer(model, tokenizer, rows, folder, recipe.sft, device, epochs=epochs, rates=rates)
     figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step)
     trainer.model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")

@@ -12,8 +12,8 @@ from tests import tiny
 PRETRAIN = pretrain.PretrainRecipe(
     size=1, tokens=24_000, context=32, batch=4, mixture={"encyclopaedia": 1.0}, validation_tokens=640, evaluations=2
 )
-SFT = sft.SFTRecipe(epochs=12, batch=8, rank=4, max_length=64, learning_rate=1e-2)
-PREFERENCES = PreferenceRecipe(prompts=40, samples=4, gap=0.05, length_ratio=10, max_new_tokens=8)
+SFT = sft.SFTRecipe(epochs=6, batch=8, rank=4, max_length=64, learning_rate=1e-2)
+PREFERENCES = PreferenceRecipe(prompts=40, samples=4, gap=0.05, length_ratio=10, max_new_tokens=8, temperature=1.5)
 REWARD = RewardRecipe(epochs=20, batch=8)
 RLHF = RLHFRecipe(steps=24, prompts=2, generations=4, rank=4, max_new_tokens=8)
 

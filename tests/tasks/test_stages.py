@@ -72,7 +72,9 @@ def test_the_loss_is_on_the_answer_only(run: dict[str, Any], tmp_path: Path) -> 
     tokenizer = AutoTokenizer.from_pretrained(run["sft"].model)
     model = AutoModelForCausalLM.from_pretrained(run["sft"].model)
     rows = examples(run["data"].path / "instructions" / "train.jsonl", killable.SFT, seed=1)
-    trainer = _trainer(model, tokenizer, rows[:8], tmp_path, killable.SFT, "cpu", epochs=1)
+    trainer = _trainer(
+        model, tokenizer, rows[:8], tmp_path, killable.SFT, "cpu", epochs=1, rates={"lr": 0.01, "embedding_lr": 0.01}
+    )
     batch = next(iter(trainer.get_train_dataloader()))
     shown = 0
     for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
