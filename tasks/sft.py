@@ -138,16 +138,21 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     rows = _fitting(tokenizer, examples(data / "instructions" / "train.jsonl", recipe, recipe.seed), recipe.max_length)
     trainer = _trainer(model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, rates=rates)
     figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step)
-    trainer.model.peft_config[
-        "default"
-    ].base_model_name_or_path = base.parent.name  # its key: a path differs by machine
-    trainer.model.save_pretrained(folder / "adapter")
-    (folder / "adapter" / "README.md").unlink()  # peft's empty model card
+    _save_adapter(trainer.model, folder / "adapter", base.parent.name)
     merged = trainer.model.merge_and_unload()
     merged.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     training.finish(folder)
     return {**figures, **_figures(trainer, rows)}
+
+
+def _save_adapter(model: Any, folder: Path, base: str) -> None:
+    """The adapter in bytes that depend on nothing but its training: the base by its key, modules in order."""
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config |= {"base_model_name_or_path": base, "target_modules": sorted(config["target_modules"])}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _trainer(
