@@ -1,6 +1,7 @@
 """A byte-level BPE tokenizer trained on the data, with a chat template that marks the assistant's part."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -53,3 +54,8 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, context: int) -> P
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
+
+
+def asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The messages that a row's answer follows: the turns of its `history`, then its prompt."""
+    return [*row.get("history", ()), {"role": "user", "content": row["prompt"]}]

@@ -21,6 +21,10 @@ class StoreError(EvergreenError):
     """A step's folder cannot be read or written."""
 
 
+class LossMaskError(EvergreenError):
+    """The loss would be computed on something else than the answers and their stop tokens."""
+
+
 class TrainingDivergedError(EvergreenError):
     """The loss is no longer a finite number."""
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks import steps, workers
 from tasks.artifacts import Artifact, Checkpoint, Dataset, EvaluationReport, Tokenizer
 from tasks.errors import SourceError
+from tasks.rows import read
 from tasks.settings import Execution
 
 ITEM_METRICS = ("rouge1", "rouge2", "rougeL", "grounded", "guideline", "chars", "score", "reward")
@@ -122,10 +123,9 @@ def items(dataset: Path, recipe: EvaluationRecipe) -> list[dict[str, Any]]:
     Raises SourceError where there are fewer than 10: no interval is worth anything on those.
     """
     from models.rewards import is_practice
-    from tasks.generation import read_rows
 
     path = dataset / "instructions" / f"{recipe.split}.jsonl"
-    rows = [row for row in read_rows(path) if not is_practice(row["kind"])][: recipe.items]
+    rows = [row for row in read(path) if not is_practice(row["kind"])][: recipe.items]
     if len(rows) < 10:
         raise SourceError(f"{path} holds {len(rows)} instructions that are not practice; 10 are needed to evaluate")
     return rows
@@ -153,11 +153,12 @@ def _evaluate(
     held_out: dict[str, Any], device: str,
 ) -> dict[str, Any]:  # fmt: skip
     from models.generation import answer, answer_losses, rewards
-    from tasks.generation import load, load_reward, read_rows
+    from models.tokenizer import asked
+    from tasks.generation import load, load_reward
 
     policy, tokenizer = load(model, device)
     rows = items(data, recipe)
-    chats = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    chats = [asked(row) for row in rows]
     texts = [one[0] for one in answer(policy, tokenizer, chats, max_new_tokens=recipe.max_new_tokens)]
     scores = score_answers(rows, texts)
     for entry, (nll, count) in zip(
@@ -172,7 +173,7 @@ def _evaluate(
     with (folder / "items.jsonl").open("w", encoding="utf-8") as file:
         for row, text, entry in zip(rows, texts, scores, strict=True):
             file.write(json.dumps({**_shown(row), "output": text, "scores": entry}, ensure_ascii=False) + "\n")
-    topics = [row for row in read_rows(data / "instructions" / f"{recipe.split}.jsonl") if row["kind"] == "topic"][
+    topics = [row for row in read(data / "instructions" / f"{recipe.split}.jsonl") if row["kind"] == "topic"][
         : recipe.topics
     ]
     figures = {
@@ -184,13 +185,14 @@ def _evaluate(
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("id", "kind", "prompt", "response")}
+    return {name: row[name] for name in ("id", "kind", "prompt", "response", "history") if name in row}
 
 
 def _topic_hits(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_new_tokens: int) -> list[float]:
     from models.generation import answer
+    from models.tokenizer import asked
 
-    chats = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    chats = [asked(row) for row in rows]
     texts = answer(model, tokenizer, chats, max_new_tokens=max_new_tokens)
     return [float(text[0] == row["response"]) for row, text in zip(rows, texts, strict=True)]
 
@@ -207,9 +209,7 @@ def _text_losses(model: Any, streams: Path, tokens: int, *, mixture: dict[str, f
 
 
 def _compare(models: Mapping[str, Path], folder: Path, recipe: EvaluationRecipe) -> dict[str, Any]:
-    from tasks.generation import read_rows
-
-    answered = {name: read_rows(path / "items.jsonl") for name, path in models.items()}
+    answered = {name: list(read(path / "items.jsonl")) for name, path in models.items()}
     figures = {name: json.loads((path / "figures.json").read_text()) for name, path in models.items()}
     rows = next(iter(answered.values()))
     outputs = {name: [entry["output"] for entry in entries] for name, entries in answered.items()}

@@ -1,6 +1,5 @@
 """Loading a model folder to answer with it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,6 @@ def load_reward(folder: Path, device: str = "auto") -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager")
     return model.eval().to(pick_device(device)), AutoTokenizer.from_pretrained(folder)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON Lines file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 class Chat:

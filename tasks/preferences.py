@@ -4,7 +4,6 @@ Metric-ranked pairs are no human judgement: rules and the reference rank them, w
 prompts alone are used. Human-over-sample pairs hold real human text, and teach a reward model "human or machine" too.
 """
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks import steps, workers
 from tasks.artifacts import Checkpoint, Dataset, Pairs
 from tasks.errors import SourceError
+from tasks.rows import read, write
 from tasks.settings import Execution
 
 
@@ -81,8 +81,7 @@ def prompts(path: Path, count: int, seed: int) -> list[dict[str, Any]]:
     """
     from models.rewards import is_practice
 
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if not is_practice(row["kind"])]
+    rows = [row for row in read(path) if not is_practice(row["kind"])]
     if not rows:
         raise SourceError(
             f"{path} holds no instruction but practice (topic, name, reply), so there are no answers to rank"
@@ -95,16 +94,17 @@ def _sample(
     model: Path, rows: list[dict[str, Any]], target: Path, recipe: PreferenceRecipe, device: str
 ) -> dict[str, Any]:
     from models.generation import answer
+    from models.tokenizer import asked
     from tasks.generation import load
 
     policy, tokenizer = load(model, device)
-    chats = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    chats = [asked(row) for row in rows]
     drawn = answer(
         policy, tokenizer, chats, max_new_tokens=recipe.max_new_tokens, samples=recipe.samples,
         temperature=recipe.temperature, batch=256, seed=recipe.seed,
     )  # fmt: skip
     pairs = [pair for row, texts in zip(rows, drawn, strict=True) for pair in _pairs(row, texts, recipe)]
-    target.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")
+    write(target, pairs)
     origins = [pair["origin"] for pair in pairs]
     longer = sum(len(pair["chosen"]) > len(pair["rejected"]) for pair in pairs)
     return {
@@ -157,7 +157,5 @@ def _ratio(one: str, other: str) -> float:
 
 
 def _pair(row: Mapping[str, Any], chosen: str, rejected: str, origin: str) -> dict[str, Any]:
-    return {
-        "id": row["id"], "kind": row["kind"], "prompt": row["prompt"],
-        "chosen": chosen, "rejected": rejected, "origin": origin,
-    }  # fmt: skip
+    shared = {name: row[name] for name in ("id", "kind", "prompt", "history") if name in row}
+    return {**shared, "chosen": chosen, "rejected": rejected, "origin": origin}

@@ -39,7 +39,7 @@ def step(recipe: ReportRecipe, parts: Mapping[str, str]) -> steps.Step:
     """`parts` maps roles to keys."""
     return steps.Step(
         stage="report", name=recipe.model, recipe=recipe, inputs=parts, libraries=("matplotlib",),
-        modules=("tasks.report_sections", "tasks.report_page", "tasks.report_plots"),
+        modules=("tasks.report_sections", "tasks.report_metrics", "tasks.report_page", "tasks.report_plots"),
     )  # fmt: skip
 
 

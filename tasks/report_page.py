@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from models.loss_mask import STYLE as TOKENS_STYLE
+from models.loss_mask import Piece, bracketed, coloured
+
 GOOD, BAD, PLAIN = "good", "bad", ""
 
 
@@ -49,7 +52,15 @@ class Commands:
     lines: Sequence[tuple[str, str]]
 
 
-Block = Prose | Table | Figure | Points | Commands
+@dataclass(frozen=True)
+class Masked:
+    """The tokens of a training example, with what is trained marked."""
+
+    name: str
+    pieces: Sequence[Piece]
+
+
+Block = Prose | Table | Figure | Points | Commands | Masked
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,7 @@ def html_page(page: Page, folder: Path) -> str:
         f'<div class="tiles">{tiles}</div>' if tiles else "",
         *(_html_section(section, folder) for section in page.sections),
     ]
-    head = HEAD.format(title=html.escape(page.title), style=STYLE)
+    head = HEAD.format(title=html.escape(page.title), style=STYLE + TOKENS_STYLE)
     return "\n".join(
         ["<!doctype html>", '<html lang="en">', head, "<body><main>", *body, "</main></body>", "</html>\n"]
     )
@@ -138,12 +149,23 @@ def _markdown_commands(commands: Commands) -> str:
     return "```sh\n" + "\n".join(lines) + "\n```"
 
 
+def _markdown_masked(masked: Masked) -> str:
+    text = bracketed(masked.pieces)
+    fence = max(["```", *(run + "`" for run in re.findall("`{3,}", text))], key=len)  # longer than any inside
+    return f"{_code(masked.name)}, what is trained in brackets:\n\n{fence}text\n{text}\n{fence}"
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('`', chr(39))}`"
+
+
 _MARKDOWN: dict[type, Callable[..., str]] = {
     Prose: lambda block: block.text,
     Table: _markdown_table,
     Figure: lambda block: f"![{block.caption}]({block.file})",
     Points: lambda block: _markdown_points(block.items),
     Commands: _markdown_commands,
+    Masked: _markdown_masked,
 }
 
 
@@ -170,6 +192,8 @@ def _html_block(block: Block, folder: Path) -> str:
             return '<dl class="commands">' + "".join(
                 f"<dt><code>{html.escape(command)}</code></dt><dd>{_inline(purpose)}</dd>" for command, purpose in lines
             ) + "</dl>"  # fmt: skip
+        case Masked(name, pieces):
+            return f"<p>{_inline(_code(name))}, what is trained is marked:</p>\n{coloured(pieces)}"
 
 
 def _html_table(table: Table) -> str:

@@ -5,30 +5,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.loss_mask import Piece, sentence
 from tasks import steps, tracking
 from tasks.artifacts import Artifact
 from tasks.lineage import ancestors
 from tasks.progress import HISTORY
-from tasks.report_page import BAD, GOOD, PLAIN, Block, Cell, Commands, Figure, Page, Points, Prose, Section, Table, Tile
+from tasks.report_metrics import NAMES, capitalised, claims, evaluation, figure, interval, measured, read_json
+from tasks.report_page import (
+    BAD,
+    GOOD,
+    PLAIN,
+    Block,
+    Cell,
+    Commands,
+    Figure,
+    Masked,
+    Page,
+    Points,
+    Prose,
+    Section,
+    Table,
+    Tile,
+)  # fmt: skip
 
-RULES = ("rule: ", "human")  # rows that nobody trained
-NAMES = {
-    "loss": "loss, nats per answer token", "perplexity": "perplexity", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L", "bleu": "BLEU", "grounded": "grounded answers", "guideline": "follows the guideline",
-    "chars": "length, characters", "score": "ranking score", "reward": "reward",
-    "topic_accuracy": "topic accuracy", "text_loss": "loss on held-out text",
-}  # fmt: skip
-COSTS = {"loss", "perplexity", "text_loss"}  # less is better
-NEUTRAL = {"chars"}
-PICTURED = ("rougeL", "grounded", "guideline", "chars", "score", "loss")
 CURVES = {"Reward": "reward", "KL to the fine-tuned model": "kl", "Answer length, tokens": "completions/mean_length"}
 
 
 def page(title: str, model: str, parts: Mapping[str, Artifact], folder: Path) -> Page:
     """The whole report; draws its pictures into `folder/plots`."""
     sections = [
-        _claims(parts), _evaluation(folder, parts), _pretraining(folder, parts), _alignment(folder, parts),
-        _gate(parts), _data(parts), _effort(parts), _next(model, parts),
+        claims(parts), evaluation(folder, parts), _pretraining(folder, parts), _loss_mask(parts),
+        _alignment(folder, parts), _gate(parts), _data(parts), _effort(parts), _next(model, parts),
     ]  # fmt: skip
     verdict, tone, reasons = _verdict(parts.get("registered"))
     return Page(title, verdict, tone, reasons, _tiles(parts), [section for section in sections if section.blocks])
@@ -50,7 +57,7 @@ def _verdict(registered: Artifact | None) -> tuple[str, str, Sequence[str]]:
 
 def _tiles(parts: Mapping[str, Artifact]) -> list[Tile]:
     tiles = []
-    rows = _metrics(parts).get("rows", {})
+    rows = measured(parts).get("rows", {})
     subject = next((row for row in ("aligned", "sft", "base") if row in rows), None)
     for metric in ("rougeL", "guideline", "grounded") if subject else ():
         cell, before = rows[subject].get(metric), rows.get("sft", {}).get(metric)
@@ -60,73 +67,13 @@ def _tiles(parts: Mapping[str, Artifact]) -> list[Tile]:
                 if before and subject == "aligned"
                 else f"{subject} model"
             )
-            tiles.append(Tile(_title(NAMES[metric]), figure(cell["mean"], metric), note))
+            tiles.append(Tile(capitalised(NAMES[metric]), figure(cell["mean"], metric), note))
     base, expected = parts.get("base"), _fit(parts).get("forecast", {})
     if base and "loss" in base.summary:
         inside = bool(expected) and expected["low"] <= base.summary["loss"] <= expected["high"]
         note = f"forecast {expected['loss']:.2f} {interval(expected, 'loss')}" if expected else "pre-training"
         tiles.append(Tile("Pre-training loss", f"{base.summary['loss']:.3f}", note, GOOD if inside else PLAIN))
     return tiles
-
-
-def _evaluation(folder: Path, parts: Mapping[str, Artifact]) -> Section:
-    from tasks.report_plots import metrics as draw
-
-    found = _metrics(parts)
-    if not found:
-        return Section("", ())
-    rows = found["rows"]
-    columns = [metric for metric in found["columns"] if any(metric in row for row in rows.values())]
-    pictured = {metric: _title(NAMES.get(metric, metric)) for metric in PICTURED if metric in columns}
-    draw(rows, pictured, folder / "plots" / "metrics.png")
-    table = [[NAMES.get(metric, metric), *(_cell(rows, row, metric) for row in rows)] for metric in columns]
-    return Section(
-        "Metrics by stage",
-        [
-            Prose(
-                f"{found['items']:,} held-out items, the same for every row, with 95% bootstrap intervals. Bold is the "
-                "best trained model of a line. Rules and human text learn nothing: they say what the numbers are worth."
-            ),
-            Table(["", *rows], table),
-            Figure("plots/metrics.png", "Mean and 95% interval of every stage, beside rules and the human text."),
-        ],
-    )
-
-
-def _cell(rows: Mapping[str, Any], row: str, metric: str) -> Cell | str:
-    cell = rows[row].get(metric)
-    if cell is None:
-        return ""
-    trained = {
-        name: figures[metric]["mean"]
-        for name, figures in rows.items()
-        if metric in figures and not name.startswith(RULES)
-    }
-    best = (min if metric in COSTS else max)(trained, key=lambda name: trained[name], default=None)
-    strong = metric not in NEUTRAL and len(trained) > 1 and row == best
-    return Cell(figure(cell["mean"], metric), interval(cell, metric), strong=strong)
-
-
-def _claims(parts: Mapping[str, Artifact]) -> Section:
-    claims = _metrics(parts).get("comparisons", [])
-    if not claims:
-        return Section("", ())
-    failed = [claim for claim in claims if not claim["holds"]]
-    summary = (
-        f"All {len(claims)} claims hold." if not failed else f"{len(failed)} of {len(claims)} claims do **not** hold."
-    )
-    rows = [
-        [
-            Cell("holds", tone=GOOD) if claim["holds"] else Cell("does not hold", tone=BAD),
-            claim["claim"],
-            f"{claim['better']} over {claim['worse']}, {NAMES.get(claim['metric'], claim['metric'])}",
-            Cell(f"{claim['gain']:+.3f}", f"[{claim['low']:+.3f}, {claim['high']:+.3f}]"),
-            Cell(f"{claim['n']:,}"),
-        ]
-        for claim in claims
-    ]
-    text = f"{summary} A claim holds where the 95% interval of the paired gain lies above zero."
-    return Section("What was claimed", [Prose(text), Table(["", "claim", "measured as", "gain", "items"], rows)])
 
 
 def _pretraining(folder: Path, parts: Mapping[str, Artifact]) -> Section:
@@ -186,6 +133,16 @@ def _forecast(fit: Mapping[str, Any], base: Artifact | None) -> list[Block]:
         formula = f"`L = {scale[0]} + {scale[1]} / N^{law['alpha']:.3f} + {scale[2]} / D^{law['beta']:.3f}`"
         rows.append(["fitted law", f"{formula} from {len(fit['runs'])} runs"])
     return [Table(["", ""], rows), *(Prose(f"The fit warns: {warning}.") for warning in fit.get("warnings", []))]
+
+
+def _loss_mask(parts: Mapping[str, Artifact]) -> Section:
+    if "sft" not in parts or not (parts["sft"].path / "loss_mask.json").exists():
+        return Section("", ())
+    made = read_json(parts, "sft", "loss_mask.json")
+    samples = [
+        Masked(sample["id"], [Piece(text, trained) for text, trained in sample["pieces"]]) for sample in made["samples"]
+    ]
+    return Section("What fine-tuning learns from", [Prose(sentence(made)), *samples])
 
 
 def _alignment(folder: Path, parts: Mapping[str, Artifact]) -> Section:
@@ -320,16 +277,8 @@ def _next(model: str, parts: Mapping[str, Artifact]) -> Section:
     return Section("What to do next", [Commands(lines)])
 
 
-def _metrics(parts: Mapping[str, Artifact]) -> dict[str, Any]:
-    return _read(parts, "evaluation", "metrics.json")
-
-
 def _fit(parts: Mapping[str, Artifact]) -> dict[str, Any]:
-    return _read(parts, "forecast", "fit.json")
-
-
-def _read(parts: Mapping[str, Artifact], role: str, name: str) -> dict[str, Any]:
-    return json.loads((parts[role].path / name).read_text(encoding="utf-8")) if role in parts else {}
+    return read_json(parts, "forecast", "fit.json")
 
 
 def _history(artifact: Artifact) -> list[dict[str, Any]]:
@@ -343,20 +292,5 @@ def _simple_models(base: Artifact) -> dict[str, float]:
     return {name: found[name] for name in ("unigram", "bigram") if name in found}
 
 
-def figure(value: float, metric: str) -> str:
-    if metric in {"chars", "bleu", "perplexity"}:
-        return f"{value:,.1f}"
-    return f"{value:.2f}" if metric == "reward" else f"{value:.3f}"
-
-
-def interval(cell: Mapping[str, float], metric: str) -> str:
-    digits = 1 if metric in {"chars", "bleu", "perplexity"} else 2
-    return f"[{cell['low']:,.{digits}f}, {cell['high']:,.{digits}f}]"
-
-
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 100 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-
-
-def _title(name: str) -> str:
-    return name[:1].upper() + name[1:]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import steps, workers
 from tasks.artifacts import Checkpoint, Dataset, Pairs
+from tasks.rows import read
 from tasks.settings import Execution
 
 
@@ -51,10 +52,9 @@ def train_reward(
 
 def conversations(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
     """Both whole conversations of a pair as chat messages."""
-    return {
-        side: [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
-        for side in ("chosen", "rejected")
-    }
+    from models.tokenizer import asked
+
+    return {side: [*asked(row), {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
 
 
 def _train(base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardRecipe, device: str) -> dict[str, Any]:
@@ -64,13 +64,12 @@ def _train(base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardReci
     from trl import RewardConfig, RewardTrainer
 
     from tasks import training
-    from tasks.generation import read_rows
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(recipe.seed)
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, attn_implementation="eager")
     model.config.pad_token_id = tokenizer.pad_token_id
-    rows = read_rows(pairs / "train.jsonl")
+    rows = list(read(pairs / "train.jsonl"))
     count = max(1, round(recipe.epochs * len(rows) / recipe.batch))
     arguments = training.arguments(
         folder, seed=recipe.seed, device=device, steps=count, batch=recipe.batch,
@@ -84,8 +83,8 @@ def _train(base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardReci
     trainer.model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     training.finish(folder)
-    held_out = read_rows(pairs / "validation.jsonl")
-    human = read_rows(data / "preferences" / "test.jsonl") + read_rows(data / "preferences" / "validation.jsonl")
+    held_out = list(read(pairs / "validation.jsonl"))
+    human = [row for side in ("test", "validation") for row in read(data / "preferences" / f"{side}.jsonl")]
     return {
         **figures,
         "pairs": len(rows),

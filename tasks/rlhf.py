@@ -27,7 +27,7 @@ class RLHFRecipe(BaseModel):
         6, ge=2, le=64, description="Answers per prompt; their rewards are compared with each other."
     )
     learning_rate: float = Field(2.5e-3, gt=0, lt=1, description="Peak learning rate of the adapter.")
-    beta: float = Field(0.1, ge=0, le=10, description="Weight of the KL penalty to the fine-tuned model.")
+    beta: float = Field(0.2, ge=0, le=10, description="Weight of the KL penalty to the fine-tuned model.")
     grounded: float = Field(0.25, ge=0, le=10, description="Weight of being grounded; the reward model's is 1.")
     guideline: float = Field(4.0, ge=0, le=10, description="Weight of following the guideline, likewise.")
     rank: int = Field(16, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
@@ -84,6 +84,7 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
+    from models.tokenizer import asked
     from tasks import training
     from tasks.generation import load_reward
     from tasks.preferences import prompts
@@ -100,10 +101,7 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
         max_completion_length=recipe.max_new_tokens, logging_steps=1,
         lr_scheduler_type="constant_with_warmup",
     )  # fmt: skip
-    columns = [
-        {"prompt": [{"role": "user", "content": row["prompt"]}], "shown": row["prompt"], "kind": row["kind"]}
-        for row in rows
-    ]
+    columns = [{"prompt": asked(row), "shown": row["prompt"], "kind": row["kind"]} for row in rows]
     adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = GRPOTrainer(
         policy, reward_funcs=[judge, grounded, guideline], reward_processing_classes=[judge_tokenizer, None, None],

@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import steps, workers
 from tasks.artifacts import Checkpoint, Dataset, Forecast, Tokenizer
-from tasks.errors import SourceError
+from tasks.errors import LossMaskError, SourceError
 from tasks.pretrain import PretrainRecipe
+from tasks.rows import read
 from tasks.settings import Execution
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 MODULES = ("tasks.training", "models.architectures", "models.optimizers", "models.tokenizer")
+CHECKED = 64  # examples whose loss mask is looked at before the first step
 
 
 class SFTRecipe(BaseModel):
@@ -99,7 +101,7 @@ def examples(path: Path, recipe: SFTRecipe, seed: int) -> list[dict[str, Any]]:
 
     Raises SourceError when the file holds none of the kinds in the mixture.
     """
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = list(read(path))
     chosen = []
     for kind, share in sorted(recipe.mixture.items()):
         of_kind = [row for row in rows if row["kind"] == kind]
@@ -108,12 +110,15 @@ def examples(path: Path, recipe: SFTRecipe, seed: int) -> list[dict[str, Any]]:
     if not chosen:
         raise SourceError(f"{path} holds no instruction of the kinds {sorted(recipe.mixture)}; change sft.mixture")
     random.Random(seed).shuffle(chosen)
-    return [conversation(row) for row in chosen]
+    return [{"id": row["id"], **conversation(row)} for row in chosen]
 
 
 def conversation(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt behind the turns of `history`, and the answer: of several answers only the last one is trained."""
+    from models.tokenizer import asked
+
     return {
-        "prompt": [{"role": "user", "content": row["prompt"]}],
+        "prompt": asked(row),
         "completion": [{"role": "assistant", "content": row["response"]}],
     }
 
@@ -159,12 +164,36 @@ def _trainer(
     model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, recipe: SFTRecipe, device: str, *,
     epochs: float, rates: dict[str, float],
 ) -> Any:  # fmt: skip
+    """A trainer whose loss mask has been checked, with the examples of all epochs in order."""
     from datasets import Dataset as Rows
+    from trl import SFTConfig
+
+    from tasks import training
+
+    count = max(1, round(epochs * len(rows) / recipe.batch))
+    arguments = training.arguments(
+        folder, seed=recipe.seed, device=device, steps=count, batch=recipe.batch,
+        learning_rate=recipe.learning_rate, max_length=recipe.max_length,
+        # the completion says which turn is trained, the template's marks which part of a turn; TRL trains what is both
+        assistant_only_loss=_marks_answers(tokenizer, rows[0]),
+        train_sampling_strategy="sequential", dataset_num_proc=None,
+    )  # fmt: skip
+    trainer = _answer_trainer(rates)(
+        model, args=SFTConfig(**arguments), train_dataset=Rows.from_list(rows), processing_class=tokenizer
+    )
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    trainer.trained_share = check_mask(trainer, rows, lengths, folder)
+    order = _order(lengths, batch=recipe.batch, steps_=count, seed=recipe.seed)
+    trainer.train_dataset = trainer.train_dataset.select(order)
+    trainer.tokens_per_step = sum(lengths) / len(lengths) * recipe.batch
+    return trainer
+
+
+def _answer_trainer(rates: dict[str, float]) -> Any:
     from transformers import Trainer
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     from models.optimizers import MuonAdamW
-    from tasks import training
 
     class AnswerTrainer(SFTTrainer):
         """TRL's own loss without its per-token statistics, which take half of a step on a CPU."""
@@ -178,20 +207,48 @@ def _trainer(
                 self.optimizer = MuonAdamW(self.model, **rates)
             return self.optimizer
 
-    count = max(1, round(epochs * len(rows) / recipe.batch))
-    arguments = training.arguments(
-        folder, seed=recipe.seed, device=device, steps=count, batch=recipe.batch,
-        learning_rate=recipe.learning_rate, max_length=recipe.max_length,
-        train_sampling_strategy="sequential", dataset_num_proc=None,
-    )  # fmt: skip
-    trainer = AnswerTrainer(
-        model, args=SFTConfig(**arguments), train_dataset=Rows.from_list(rows), processing_class=tokenizer
+    return AnswerTrainer
+
+
+def _marks_answers(tokenizer: Any, row: Mapping[str, Any]) -> bool:
+    """Whether the chat template marks the assistant's part with {% generation %}."""
+    encoded = tokenizer.apply_chat_template(
+        row["prompt"] + row["completion"], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
-    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
-    order = _order(lengths, batch=recipe.batch, steps_=count, seed=recipe.seed)
-    trainer.train_dataset = trainer.train_dataset.select(order)
-    trainer.tokens_per_step = sum(lengths) / len(lengths) * recipe.batch
-    return trainer
+    return 1 in encoded["assistant_masks"]
+
+
+def check_mask(trainer: Any, rows: list[dict[str, Any]], lengths: list[int], folder: Path) -> float:
+    """The mean share of trained tokens, after a look at what the optimiser will see.
+
+    Takes examples of all `lengths` (tokens of each in the trainer's prepared data), through the trainer's collator.
+    Writes `loss_mask.json` and `loss_mask.html`. Raises LossMaskError for an example that trains anything but its
+    answer and stop token.
+    """
+    from models import loss_mask
+
+    data, tokens = trainer.train_dataset, loss_mask.tokens_of(trainer.processing_class)
+    kept = set(data["id"])
+    for row in rows:
+        if row["id"] not in kept:
+            raise LossMaskError(f"{_named(row)}: nothing is trained, so TRL left it out.\n{loss_mask.MARK}.")
+    picked = list(data.select(loss_mask.spread(lengths, CHECKED)))
+    collated = trainer.data_collator(picked)
+    batch = {name: collated[name].tolist() for name in ("input_ids", "labels", "attention_mask")}
+    answers = [row["completion"][0]["content"] for row in picked]
+    findings = loss_mask.inspect_batch(batch, answers, tokens, max_length=trainer.args.max_length)
+    for row, found in zip(picked, findings, strict=True):
+        if found.problem:
+            raise LossMaskError(f"{_named(row)}: {loss_mask.explained(found, tokens)}")
+    made = loss_mask.summary([row["id"] for row in picked], findings, tokens, examples=len(rows))
+    text = json.dumps(made, ensure_ascii=False) + "\n"
+    (folder / "loss_mask.json").write_text(text, encoding="utf-8")
+    (folder / "loss_mask.html").write_text(loss_mask.html_page(made), encoding="utf-8")
+    return made["share"]["mean"]
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"the loss mask of example {row['id']!r} ({row['prompt'][-1]['content'][:60]!r})"
 
 
 def _order(lengths: list[int], *, batch: int, steps_: int, seed: int) -> list[int]:
@@ -214,9 +271,9 @@ def _order(lengths: list[int], *, batch: int, steps_: int, seed: int) -> list[in
 
 
 def _figures(trainer: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
-
     return {
         "examples": len(rows),
+        "trained_share": trainer.trained_share,
         "tokens": round(trainer.tokens_per_step * trainer.state.global_step),
     }
 
