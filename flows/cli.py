@@ -9,10 +9,12 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flows import versions
 from tasks.errors import EvergreenError, GateError, UsageError
 
 WIDTH = 80
 FAILED, MISUSED, REFUSED, STOPPED = 1, 2, 3, 130
+SCRIPTS = ("Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Thai", "Han", "Japanese", "Korean")
 
 # The terminal is for what Evergreen says; what the user has set stays.
 QUIET = {
@@ -104,6 +106,29 @@ def chat(options: argparse.Namespace) -> int:
     return _converse(partner.reply)
 
 
+def validate(options: argparse.Namespace) -> int:
+    _prepare()
+    from pathlib import Path
+
+    from tasks.errors import SourceError
+    from tasks.suites import Bounds
+    from tasks.validate import examine
+
+    target = Path(options.quarantine) if options.quarantine else None
+    try:
+        found = examine(Path(options.path).expanduser().resolve(), options.kind, Bounds(script=options.script), target)
+    except SourceError as error:
+        raise UsageError(str(error)) from None
+    _print(found, options.json, _findings_table)
+    return 0 if found["success"] else REFUSED
+
+
+def data(options: argparse.Namespace) -> int:
+    _prepare()
+    found, rows = options.action(options)
+    return _print(found, options.json, lambda _: "\n".join(_row(head, text) for head, text in rows))
+
+
 def doctor(options: argparse.Namespace) -> int:
     _prepare()
     from flows.doctor import examine
@@ -135,8 +160,16 @@ def _parser() -> argparse.ArgumentParser:
     talk = _command(commands, chat, "talk to a registered model")
     talk.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
     talk.add_argument("--once", metavar="TEXT", help="print the answer to TEXT and end")
+    judged = _command(commands, validate, "hold a data file or folder against the suite of its kind")
+    judged.add_argument("path", metavar="PATH", help="a file, or a folder of files")
+    judged.add_argument("--kind", required=True, choices=("text", "instructions", "preferences"), help="what it holds")
+    judged.add_argument("--script", default="Latin", choices=SCRIPTS, help="of most letters (default: %(default)s)")
+    judged.add_argument("--quarantine", metavar="FILE", default="", help="write the broken rows there, with the reason")
+    versions.add_actions(
+        _command(commands, data, "the versions of data and models: status, push, pull, history, remote")
+    )
     checked = _command(commands, doctor, "say what is installed and reachable, and what to do about what is not")
-    for each in (planned, listed, checked):
+    for each in (planned, listed, judged, checked):
         each.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")
     return parser
 
@@ -226,6 +259,27 @@ def _plan_table(planned: Mapping[str, Any]) -> str:
         lines.append(_row(f"  {step['name']:<{width}} {step['key'][:8]:<8} {mark:<6} ", step["why"]))
     forecast = [_row(f"  {name:<{width}} ", text) for name, text in _flat(planned["forecast"])]
     return "\n".join([*lines, *(["forecast", *forecast] if forecast else [])])
+
+
+def _findings_table(found: Mapping[str, Any]) -> str:
+    missed = [entry for entry in found["expectations"] if not entry["success"]]
+    met = len(found["expectations"]) - len(missed)
+    lines = [f"{found['rows']:,} rows, {found['kept']:,} sound; {met} of {len(found['expectations'])} expectations met"]
+    for entry in missed:
+        share = f"{entry['failed']:,} of {entry['applicable']:,} rows ({entry['share']:.1%})"
+        observed = "" if entry["observed"] is None else f"is {entry['observed']:.3f}"
+        lines.append(_row(f"{entry['severity']:<8} {entry['name']:<26} ", f"{entry['reason']}: {observed or share}"))
+        lines += [_row("         ", _example(example)) for example in entry["examples"]]
+    return "\n".join(lines)
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    """Where a broken row is, and how it begins."""
+    place = ", ".join(str(example[name]) for name in ("file", "line") if name in example).replace(", ", " line ")
+    parts = {name: value for name, value in example.items() if name not in ("file", "line", "id")}
+    return f"{place}: " + "; ".join(
+        f"{name} {value if value is None else ascii(value[:60])}" for name, value in parts.items()
+    )
 
 
 def _models_table(listed: Sequence[Mapping[str, Any]]) -> str:

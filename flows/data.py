@@ -2,15 +2,25 @@
 
 from prefect import flow
 
+from flows.drift import drift as watch
 from tasks.artifacts import Dataset
 from tasks.data import DataRecipe, build_dataset, find_dataset, ingest_rows, validate_rows
+from tasks.drift import announce_change
 from tasks.settings import Execution
-from tasks.versioning import version_data
+from tasks.versioning import current_data, version_data
 
 
 @flow
-def data(recipe: DataRecipe = DataRecipe(), execution: Execution = Execution()) -> Dataset:
-    """1. restore the data set, or  2. read the source  3. validate  4. split and curate; then  5. version `data/`"""
+def data(recipe: DataRecipe = DataRecipe(), name: str = "encyclopaedia", execution: Execution = Execution()) -> Dataset:
+    """1. restore the data set, or  2. read the sources  3. validate  4. split and curate; then  5. version `data/`
+    6. profile it, and say what moved since the data of the champion  7. announce the change
+
+    Args:
+        name: the registered model whose champion the data are compared with
+    """
+    before = current_data()
     dataset = find_dataset(recipe) or build_dataset(validate_rows(ingest_rows(recipe), recipe), recipe)
-    version_data(dataset)
+    version_data(dataset, commit=execution.commit)
+    watch(dataset.key, name, execution=execution)
+    announce_change(before, dataset)
     return dataset

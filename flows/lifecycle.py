@@ -47,7 +47,7 @@ def lifecycle(
     Args:
         name: the model's name in the registry
     """
-    dataset = data_stage(data, execution)
+    dataset = data_stage(data, name, execution)
     vocabulary = tokenization(dataset.key, tokenizer, execution)
     forecast = scaling_laws(vocabulary.key, scaling, pretrain, execution)
     control = train_from_scratch.submit(vocabulary, forecast, dataset, scratch_recipe(sft, pretrain), execution)

@@ -4,7 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks import data, evaluation, preferences, pretrain, registry, reward, rlhf, scaling_laws, sft, steps, tokenizer
+from tasks import (
+    data,
+    drift,
+    evaluation,
+    preferences,
+    pretrain,
+    registry,
+    reward,
+    rlhf,
+    scaling_laws,
+    sft,
+    steps,
+    tokenizer,
+)
 
 Parameters = Mapping[str, Any]
 
@@ -27,7 +40,8 @@ class Plan:
     more: list[Row] = field(default_factory=list)
 
     def add(self, step: steps.Step) -> str:
-        self.planned[step.title] = step
+        title = step.title if self.planned.get(step.title, step).key == step.key else f"{step.title} (2)"
+        self.planned[title] = step
         return step.key
 
     def rows(self) -> list[Row]:
@@ -56,6 +70,7 @@ def plan(flow_name: str, parameters: Parameters) -> dict[str, Any]:
 def _lifecycle(plan: Plan, p: Parameters) -> None:
     for step in data.plan(p["data"]):
         dataset = plan.add(step)
+    _watched(plan, dataset, p["name"], drift.ProfileRecipe(), drift.DriftRecipe())
     vocabulary = plan.add(tokenizer.step(p["tokenizer"], dataset))
     points = [plan.add(step) for step in scaling_laws.point_steps(p["scaling"], p["pretrain"], vocabulary)]
     forecast = plan.add(scaling_laws.fit_step(p["scaling"], p["pretrain"], points))
@@ -85,7 +100,24 @@ def _evaluation(
 
 def _data(plan: Plan, p: Parameters) -> None:
     for step in data.plan(p["recipe"]):
-        plan.add(step)
+        dataset = plan.add(step)
+    _watched(plan, dataset, p["name"], drift.ProfileRecipe(), drift.DriftRecipe())
+
+
+def _drift(plan: Plan, p: Parameters) -> None:
+    _watched(plan, _found(p["dataset"], "data"), p["name"], p["profile"], p["recipe"])
+
+
+def _watched(plan: Plan, dataset: str, name: str, profile: drift.ProfileRecipe, recipe: drift.DriftRecipe) -> None:
+    """The profile, and the comparison where there is a champion that was trained on other data."""
+    champion = drift.champion_data(name)
+    if champion is None or champion.key == dataset:
+        plan.add(drift.profile_step(profile, dataset))
+        return
+    models = [each.key if each else "" for each in drift.champion_models(name)]
+    seen = plan.add(drift.profile_step(profile, dataset, *models))
+    reference = plan.add(drift.profile_step(profile, champion.key, *models))
+    plan.add(drift.compare_step(recipe, seen, reference))
 
 
 def _found(reference: str, stage: str, name: str = "") -> str:
@@ -137,6 +169,7 @@ def _registry(plan: Plan, p: Parameters) -> None:
 PLANNERS: Mapping[str, Callable[[Plan, Parameters], None]] = {
     "lifecycle": _lifecycle,
     "data": _data,
+    "drift": _drift,
     "tokenizer": _tokenizer,
     "scaling-laws": _scaling_laws,
     "pretrain": _pretrain,

@@ -51,7 +51,8 @@ def write(summary: Mapping[str, Any]) -> str:
         _reasons(summary["quarantined"]),
         "While the sides were made:",
         _reasons(summary["dropped"]),
-        f"Sentences cut from the training text because they also stand in a test text: {summary['sentences_cut']}.",
+        "## Contamination",
+        _contamination(summary["contamination"]),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -60,8 +61,20 @@ SPLIT = (
     "Sides come first, before anything is trained. Articles: SHA-256 of the folded title mod 100 (80/10/10), "
     "so an article is on one side in every language whose page has its name. Speeches: by year (to 2016, to 2023, "
     "later). Dialogues and ratings: by circles of people who talk to each other. Code: by package, or by module. Own "
-    "rows: by group. Training rows near to a held-out row, and validation rows near to a test row, are removed."
+    "rows: by the side that their files' names say, else by group. Training rows near to a held-out row or to an "
+    "earlier one of their kind, and validation rows near to a test row, are removed."
 )
+
+
+def _contamination(found: Mapping[str, Any]) -> str:
+    """How much of the training side also stood in held-out and benchmark items, with examples."""
+    protected = ", ".join(f"{source} ({count:,})" for source, count in found["protected"].items() if count)
+    lines = [f"Passages that no training row may quote: {protected or 'none'}."]
+    for file, figures in found["found"].items():
+        cut = f", {figures['sentences_cut']} sentences cut" if file == "text" else ""
+        lines.append(f"{file}: {figures['passages']} training passages did{cut}.")
+        lines += [f'- in {example["stands_in"]}: "{example["shared"]}"' for example in figures["examples"]]
+    return "\n".join(lines)
 
 
 def _rows(files: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:

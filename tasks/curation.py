@@ -1,311 +1,310 @@
-"""From valid rows to the files of the data set: sides first, then duplicates, decontamination, pairs, order."""
+"""From valid rows to the files of the data set: sides first, then what would let one side know another, then order.
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
-from typing import Any
+Rows stay on disk. In memory are a few bytes for each: its side, whether and why it was dropped, its place in the order.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
+import orjson
 
-from models import prose
-from models.duplicates import near_duplicates
+from tasks import card, mining, ratings, readers
+from tasks.records import records
+from tasks.rows import Row, RowFile, read, write_json
+from tasks.sheets import FIELDS, TEST, TRAIN, VALIDATION, Sheet
+from tasks.splits import SPLITS, STRADDLING, Sides
+from tasks.validate import quarantined
 
-Row = dict[str, Any]
-SPLITS = ("train", "validation", "test")
-SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
-FIELDS = {
-    "text": ("id", "group", "domain", "text", "source", "licence"),
-    "instructions": ("id", "group", "kind", "prompt", "response", "source", "licence"),
-    "preferences": ("id", "group", "kind", "prompt", "chosen", "rejected", "origin", "source", "licence"),
-}
-CONTENT = {"text": ("text",), "instructions": ("prompt", "response"), "preferences": ("prompt", "chosen", "rejected")}
-SENTENCE_WORDS = 8  # shorter sentences are common property
-POINTS_APART, LENGTH_TOLERANCE = 3, 0.1
-Dropped = tuple[str, str, Row]  # file, reason, row
+if TYPE_CHECKING:
+    from models.contamination import Contamination
+    from models.duplicates import Sketches
+    from tasks.data import DatasetRecipe
 
-
-@dataclass(frozen=True)
-class Made:
-    """Final rows by file and side, what was dropped, and the figures of the card."""
-
-    files: dict[str, dict[str, list[Row]]]
-    dropped: list[Dropped]
-    counts: dict[str, Any]
+T = TypeVar("T")
+EXAMPLES = 5
+LEAST_WORDS = 8  # shorter items are common property
+BATCH, BATCH_CHARACTERS = 4096, 8_000_000
 
 
-def curate(files: Mapping[str, Sequence[Row]], *, seed: int, threshold: float, caps: Mapping[str, int]) -> Made:
-    """Splits the valid rows, then removes what would let one side know another. Every row is accounted for."""
-    sides = assign(files)
-    dropped = [
-        (name, "dialogue between people of two sides", row) for name in sides for row in sides[name].pop("straddling")
-    ]  # fmt: skip
-    ratings = sides.pop("ratings", {side: [] for side in SPLITS})
-    made = {name: sides.get(name, {side: [] for side in SPLITS}) for name in FIELDS}
-    for side in SPLITS:
-        pairs, single = pair_ratings(ratings[side], seed=seed)
-        made["preferences"][side] += pairs
-        dropped += [("ratings", "no partner with the same prompt and length, rated 3 apart", row) for row in single]
-    paired = {name: _total(made[name]) for name in made}
-    cut, emptied = decontaminate(made["text"])
-    dropped += [("text", reason, row) for row, reason in emptied]
-    for name in FIELDS:
-        dropped += [(name, reason, row) for row, reason in without_near_duplicates(name, made[name], threshold)]
-    made["instructions"]["train"], over = capped(made["instructions"]["train"], caps, seed)
-    dropped += [("instructions", reason, row) for row, reason in over]
-    _account(files, paired, made, dropped)
-    _disjoint(made)
-    arranged = {"text": arranged_text, "instructions": shuffled, "preferences": shuffled}
-    final = {
-        name: {side: [_final(name, row) for row in arranged[name](rows, seed)] for side, rows in held.items()}
-        for name, held in made.items()
-    }
-    figures = {
-        "files": _counts(final),
-        "sources": sorted({(row["source"], row["licence"]) for rows in files.values() for row in rows}),
-        "sentences_cut": cut,
-        "length_bias": _length_bias(files.get("ratings", ())),
-    }
-    return Made(final, dropped, figures)
+def curate(valid: Path, folder: Path, recipe: "DatasetRecipe") -> dict[str, Any]:
+    """Writes `FILE/{train,validation,test}.jsonl`, `quarantine.jsonl`, `counts.json` and the card; returns the counts.
 
-
-def _account(
-    files: Mapping[str, Sequence[Row]], paired: Mapping[str, int], made: Mapping[str, Any], dropped: Sequence[Dropped]
-) -> None:
-    lost = Counter(name for name, _, _ in dropped)
-    for name in ("text", "instructions"):
-        assert len(files.get(name, ())) == _total(made[name]) + lost[name], name
-    assert paired["preferences"] == _total(made["preferences"]) + lost["preferences"]
-
-
-def _disjoint(made: Mapping[str, Mapping[str, Sequence[Row]]]) -> None:
-    """No group stands on two sides, across all files."""
-    sides: dict[str, str] = {}
-    for held in made.values():
-        for side, rows in held.items():
-            for row in rows:
-                assert sides.setdefault(row["group"], side) == side, row["group"]
-
-
-def _total(sides: Mapping[str, Sequence[Row]]) -> int:
-    return sum(map(len, sides.values()))
-
-
-def _counts(files: Mapping[str, Mapping[str, Sequence[Row]]]) -> dict[str, dict[str, dict[str, int]]]:
-    """Rows by file, side, and domain or kind."""
-    return {
-        name: {
-            side: dict(sorted(Counter(row.get("domain") or row["kind"] for row in rows).items()))
-            for side, rows in held.items()
-        }
-        for name, held in files.items()
-    }
-
-
-def assign(files: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, list[Row]]]:
-    """Each row under its side by its hold-out rule; `straddling` holds dialogues between people of two sides.
-
-    `hash`: SHA-256 of the group mod 100, 80/10/10. `year`: up to 2016, to 2023, later. `people`: by circle.
-    `rank:FAMILY`: whole groups by the order of their hashes, at least one on each held-out side from three groups on.
+    Every row is accounted for: rows in = rows out + rows dropped, by reason.
     """
-    everything = [row for rows in files.values() for row in rows]
-    circles = _circles([row["people"] for row in everything if row["holdout"] == "people"])
-    circle_sides = _fill(Counter(circles[person] for row in everything for person in row.get("people", ())))
-    ranked: dict[str, dict[str, str]] = {
-        family: _rank({row["group"] for row in everything if row["holdout"] == family})
-        for family in {row["holdout"] for row in everything if row["holdout"].startswith("rank:")}
+    with TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        files = {path.stem: RowFile(path) for path in sorted(valid.glob("*.jsonl")) if path.stem != "quarantine"}
+        sides = Sides.of(files.values())
+        rated, unpaired = _pairs(files, sides, Path(scratch), recipe.seed)
+        sheets = {name: Sheet(name, path, sides, recipe.seed) for name, path in _curated(files, Path(scratch)).items()}
+        _one_side_for_a_group(sheets)
+        for sheet in sheets.values():
+            _without_near_duplicates(sheet, recipe.duplicate_threshold, Path(scratch))
+        contamination = _decontaminate(sheets, recipe)
+        for sheet in sheets.values():
+            _filter(sheet, recipe)
+        if "instructions" in sheets:
+            _cap(sheets["instructions"], "reply", recipe.replies)
+        with (folder / "quarantine.jsonl").open("wb") as quarantine:
+            before = _copy(read(valid / "quarantine.jsonl"), quarantine)
+            dropped = _copy((quarantined(*row) for row in unpaired), quarantine)
+            for sheet in sheets.values():
+                dropped.update(_copy(sheet.dropped(), quarantine))
+                sheet.write(folder / sheet.name)
+        for name in FIELDS.keys() - sheets.keys():
+            _write_empty(folder / name)
+        summary = _summary(files, sheets, rated, contamination) | {
+            "quarantined": _by_reason(before), "dropped": _by_reason(dropped),
+        }  # fmt: skip
+    write_json(folder / "counts.json", summary)
+    (folder / "README.md").write_text(card.write(summary), encoding="utf-8")
+    return summary
+
+
+def benchmark_facts(benchmarks: Sequence[str]) -> dict[str, Any]:
+    """The digests of the benchmark files, which decide what is contamination. Raises SourceError for a missing one."""
+    return {where: mining.folder_facts(_benchmark_files(where)) for where in benchmarks}
+
+
+def _benchmark_files(where: str) -> dict[str, Path]:
+    return readers.data_files(Path(where).expanduser().resolve())
+
+
+def _curated(files: Mapping[str, RowFile], scratch: Path) -> dict[str, Path]:
+    """The file of each part of the data set: as it is, or made of ratings and labels."""
+    found = {name: files[name].path for name in ("text", "instructions") if name in files}
+    return {**found, "preferences": scratch / "preferences.jsonl"}
+
+
+def _pairs(
+    files: Mapping[str, RowFile], sides: Sides, scratch: Path, seed: int
+) -> tuple[list[Row], list[tuple[str, str, Row]]]:
+    """Writes all preference pairs: given ones, and those of ratings and labels, paired within a side.
+
+    Returns the rated rows, and what found no partner as (file, reason, row). Ratings and labels must fit in memory.
+    """
+    made: list[Row] = []
+    unpaired: list[tuple[str, str, Row]] = []
+    rated, labelled = (list(files[name]) if name in files else [] for name in ("ratings", "labels"))
+    for side in (*SPLITS, STRADDLING):
+        pairs, single = ratings.pair_ratings([row for row in rated if sides.side(row) == side], seed=seed)
+        made += pairs
+        unpaired += [("ratings", "no partner with the same prompt and length, rated 3 apart", row) for row in single]
+        pairs, single = ratings.pair_labels([row for row in labelled if sides.side(row) == side], seed=seed)
+        made += pairs
+        unpaired += [("labels", "no partner with the same prompt and the other label", row) for row in single]
+    with (scratch / "preferences.jsonl").open("wb") as file:
+        for rows in (files.get("preferences", ()), made):
+            file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    return rated, unpaired
+
+
+def _one_side_for_a_group(sheets: Mapping[str, Sheet]) -> None:
+    """A group that stands on several sides, as sources that come split may have it, keeps the most held-out one."""
+    groups = np.concatenate([sheet.groups for sheet in sheets.values()])
+    codes = np.concatenate([sheet.sides for sheet in sheets.values()])
+    known, inverse = np.unique(groups, return_inverse=True)
+    strictest = np.zeros(len(known), np.int8)
+    held = codes <= TEST
+    np.maximum.at(strictest, inverse[held], codes[held])
+    for sheet, wanted in zip(sheets.values(), np.split(strictest[inverse], _ends(sheets)), strict=True):
+        for number in np.flatnonzero((sheet.sides != wanted) & (sheet.sides <= TEST)):
+            sheet.drop(int(number), f"its group stands on the {SPLITS[wanted[number]]} side")
+
+
+def _ends(sheets: Mapping[str, Sheet]) -> np.ndarray:
+    return np.cumsum([len(sheet.file) for sheet in sheets.values()])[:-1]
+
+
+def _decontaminate(sheets: Mapping[str, Sheet], recipe: "DatasetRecipe") -> dict[str, Any]:
+    """Takes what also stands in a held-out row or a benchmark item out of the training side.
+
+    Sentences are cut from texts; instructions and pairs are dropped. What stands in many training rows is boilerplate.
+    Returns what was protected, and for each file how much was found, with examples.
+    """
+    from models.contamination import Contamination
+
+    guard = Contamination(
+        width=recipe.overlap_words, least_words=min(LEAST_WORDS, recipe.overlap_words), common=recipe.common_runs
+    )
+    protected = {
+        source: sum(guard.protect(batch, source=source) for batch in _batches(texts))
+        for source, texts in _protected(sheets, recipe)
     }
+    for sheet in sheets.values():
+        for batch in _batches(text for _, text in sheet.passages(_quoting(sheet))):
+            guard.count(batch)
+    found = {name: _cut_out(sheet, guard) for name, sheet in sheets.items()}
+    return {"protected": protected, "found": found}
 
-    def side(row: Row) -> str:
-        if row["holdout"] == "people":
-            sides = {circle_sides[circles[person]] for person in row["people"]}
-            return sides.pop() if len(sides) == 1 else "straddling"
-        if row["holdout"] == "year":
-            return "train" if row["year"] <= 2016 else "validation" if row["year"] <= 2023 else "test"
-        return ranked[row["holdout"]][row["group"]] if row["holdout"] in ranked else hashed_side(row["group"])
 
-    found: dict[str, dict[str, list[Row]]] = {name: {s: [] for s in (*SPLITS, "straddling")} for name in files}
-    for name, rows in files.items():
-        for row in rows:
-            group = f"circle:{circles[row['people'][0]][:8]}" if row["holdout"] == "people" else row["group"]
-            found[name][side(row)].append({**row, "group": group})
+def _protected(sheets: Mapping[str, Sheet], recipe: "DatasetRecipe") -> Iterator[tuple[str, Iterator[str]]]:
+    for name, sheet in sheets.items():
+        for side in ("test", "validation"):
+            yield f"{name}/{side}", (text for _, text in sheet.passages(sheet.on(SPLITS.index(side))))
+    for where in recipe.benchmarks:
+        for name, path in _benchmark_files(where).items():
+            texts = (text for _, record in records(path) for text in _strings(record))
+            yield f"{Path(where).resolve().name}/{name}", texts
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a record, whatever its format."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(inner)
+
+
+def _quoting(sheet: Sheet) -> np.ndarray:
+    """The training rows that can quote: lines of code are no quotations."""
+    numbers = sheet.on(TRAIN)
+    return numbers[sheet.kind[numbers] != sheet.kinds["code"]] if "code" in sheet.kinds else numbers
+
+
+def _cut_out(sheet: Sheet, guard: "Contamination") -> dict[str, Any]:
+    from models.contamination import cut
+
+    sources: Counter[str] = Counter()
+    examples: list[dict[str, str]] = []
+    sentences = 0
+    for batch in _batches(sheet.passages(_quoting(sheet)), size=lambda passage: len(passage[1])):
+        for overlap in guard.find([text for _, text in batch]):
+            number, text = batch[overlap.document]
+            span = overlap.spans[0]
+            sources[span.source] += 1
+            if len(examples) < EXAMPLES:
+                examples.append({"shared": overlap.example, "stands_in": span.source})
+            if sheet.name == "text":
+                sheet.cuts[number], removed = cut(text, overlap.spans)
+                sentences += len(removed)
+            if sheet.name != "text" or not sheet.cuts[number]:
+                sheet.drop(number, f"stands in a held-out or benchmark item [{span.source}, {span.item}]")
+    return {"passages": sources.total(), "sentences_cut": sentences, "by_source": dict(sources), "examples": examples}
+
+
+def _without_near_duplicates(sheet: Sheet, threshold: float, scratch: Path) -> None:
+    """Drops from the training side what is near to a held-out row or to an earlier training row of its kind, and from
+    validation what is near to a test row. The test side stays as it is, so that its figures stay comparable.
+    """
+    numbers = np.concatenate([sheet.on(code) for code in (TEST, VALIDATION, TRAIN)])
+    test, held = len(sheet.on(TEST)), len(sheet.on(TEST)) + len(sheet.on(VALIDATION))
+    with _sketched(sheet, numbers, threshold, scratch) as sketches:
+        _drop_near(sheet, numbers, sketches, range(test, held), range(test))
+        _drop_near(sheet, numbers, sketches, range(held, len(numbers)), range(held))
+    train = sheet.on(TRAIN)
+    kinds = [train] if sheet.name == "text" else [train[sheet.kind[train] == kind] for kind in sheet.kinds.values()]
+    for of_kind in kinds:
+        everything = range(len(of_kind))
+        with _sketched(sheet, of_kind, threshold, scratch) as sketches:
+            _drop_near(sheet, of_kind, sketches, everything, everything)
+
+
+@contextmanager
+def _sketched(sheet: Sheet, numbers: np.ndarray, threshold: float, scratch: Path) -> Iterator["Sketches"]:
+    from models.duplicates import Sketches
+
+    with TemporaryDirectory(dir=scratch) as folder:
+        sketches = Sketches(Path(folder), threshold=threshold)
+        for batch in _batches(sheet.texts(numbers)):
+            sketches.add(batch)
+        yield sketches
+
+
+def _drop_near(sheet: Sheet, numbers: np.ndarray, sketches: "Sketches", asked: range, among: range) -> None:
+    what = "an earlier row" if asked == among else "a held-out row"
+    matches = list(sketches.near(asked, among))
+    others = sheet.file.pick(numbers[[match.other for match in matches]] if matches else [])
+    for match, other in zip(matches, others, strict=True):
+        sheet.drop(int(numbers[match.document]), f"near duplicate of {what} [{other['id']}, {match.similarity:.2f}]")
+
+
+def _filter(sheet: Sheet, recipe: "DatasetRecipe") -> None:
+    """Drops training rows that are too short or hold too few letters, where the recipe asks for it."""
+    import pyarrow as pa
+
+    from models import quality
+
+    if not recipe.least_words and not recipe.least_letters:
+        return
+    numbers = sheet.on(TRAIN)
+    checks = (
+        (quality.words, recipe.least_words, f"fewer than {recipe.least_words} words"),
+        (quality.letters, recipe.least_letters, f"less than {recipe.least_letters:.0%} letters, digits and spaces"),
+    )
+    done = 0
+    for batch in _batches(sheet.texts(numbers)):
+        for measure, least, reason in checks:
+            for index, value in enumerate(measure(pa.array(batch, pa.string())).to_pylist()):
+                if value is not None and value < least:
+                    sheet.drop(int(numbers[done + index]), reason)
+        done += len(batch)
+
+
+def _cap(sheet: Sheet, kind: str, limit: int) -> None:
+    """At most `limit` training rows of a kind (0: all), the first ones in the order."""
+    train = sheet.ordered(sheet.on(TRAIN))
+    if limit and kind in sheet.kinds:
+        for number in train[sheet.kind[train] == sheet.kinds[kind]][limit:]:
+            sheet.drop(int(number), f"more than {limit} rows of kind {kind}")
+
+
+def _batches(items: Iterable[T], size: Callable[[T], int] = len) -> Iterator[list[T]]:  # type: ignore[assignment]
+    """Up to BATCH items or about BATCH_CHARACTERS characters at once."""
+    batch: list[T] = []
+    held = 0
+    for item in items:
+        batch.append(item)
+        held += size(item)
+        if len(batch) >= BATCH or held > BATCH_CHARACTERS:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _copy(rows: Iterable[Row], target: BinaryIO) -> Counter[tuple[str, str]]:
+    """Writes quarantined rows and counts them by file and reason."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        target.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        counts[row["file"], row["reason"].partition(" [")[0]] += 1
+    return counts
+
+
+def _write_empty(folder: Path) -> None:
+    folder.mkdir()
+    for side in SPLITS:
+        (folder / f"{side}.jsonl").touch()
+
+
+def _by_reason(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (file, reason), count in sorted(counts.items()):
+        found.setdefault(file, {})[reason] = count
     return found
 
 
-def hashed_side(group: str) -> str:
-    place = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 100
-    return "train" if place < 80 else "validation" if place < 90 else "test"
-
-
-def _circles(conversations: Iterable[Sequence[str]]) -> dict[str, str]:
-    """Each person's circle: everybody belongs with the partner they talk to most, up to one who talks more than theirs.
-
-    Nearly all people are connected somehow, so splitting by connected components is impossible; splitting each
-    person alone would cut nearly half of the conversations, splitting circles cuts a tenth.
-    """
-    met: dict[str, Counter[str]] = defaultdict(Counter)
-    for people in conversations:
-        for person in people:
-            met[person].update(other for other in people if other != person)
-    busy = {person: (partners.total(), person) for person, partners in met.items()}
-
-    def root(person: str) -> str:
-        while met[person]:
-            partner = max(met[person], key=lambda other: (met[person][other], busy[other]))
-            if busy[partner] <= busy[person]:
-                break
-            person = partner
-        return person
-
-    return {person: root(person) for person in met}
-
-
-def _fill(sizes: Counter[str]) -> dict[str, str]:
-    """Circles, the largest first, each to the side that is furthest below its share."""
-    held: Counter[str] = Counter()
-    sides, total = {}, sizes.total()
-    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        sides[name] = max(SPLITS, key=lambda side: SHARES[side] * total - held[side])
-        held[sides[name]] += sizes[name]
-    return sides
-
-
-def _rank(groups: set[str]) -> dict[str, str]:
-    ranked = sorted(groups, key=lambda group: prose.place(0, group))
-    held = max(1, round(len(ranked) / 10)) if len(ranked) >= 3 else 0
-    sides = ["test"] * held + ["validation"] * held + ["train"] * len(ranked)
-    return dict(zip(ranked, sides, strict=False))
-
-
-def without_near_duplicates(name: str, sides: dict[str, list[Row]], threshold: float) -> list[tuple[Row, str]]:
-    """Removes from the training side what is near to a held-out row, and from validation what is near to a test row.
-
-    The test side stays as it is, so that its figures stay comparable. Returns the removed rows with their reason.
-    """
-    removed = []
-    for side, others in (("validation", ("test",)), ("train", ("test", "validation"))):
-        against = [row for other in others for row in sides[other]]
-        near = near_duplicates(
-            [_content(name, row) for row in sides[side]], [_content(name, row) for row in against], threshold=threshold
-        )
-        removed += [
-            (sides[side][i], f"near duplicate of a held-out row: held-out {against[j]['id']}, {similarity:.2f}")
-            for i, (j, similarity) in sorted(near.items())
-        ]
-        sides[side] = [row for i, row in enumerate(sides[side]) if i not in near]
-    return removed
-
-
-def decontaminate(text: dict[str, list[Row]]) -> tuple[int, list[tuple[Row, str]]]:
-    """Cuts sentences that also stand in a test text out of the training text.
-
-    Returns how many sentences were cut, and the rows of which nothing was left.
-    """
-    known = {mark for row in text["test"] for _, mark in _marked(row["text"])}
-    kept, emptied, cut = [], [], 0
-    for row in text["train"]:
-        marked = [] if row["domain"] == "code" else list(_marked(row["text"]))  # lines of code are no quotations
-        quoted = [sentence for sentence, mark in marked if mark in known]
-        cut += len(quoted)
-        left = row["text"]
-        for sentence in quoted:
-            left = left.replace(sentence, "").strip()
-        if left:
-            kept.append({**row, "text": left})
-        else:
-            emptied.append((row, "every sentence stands in a test text"))
-    text["train"] = kept
-    return cut, emptied
-
-
-def _marked(text: str) -> Iterator[tuple[str, str]]:
-    for line in text.split("\n"):
-        for sentence in prose.sentences(line):
-            if len(sentence.split()) >= SENTENCE_WORDS:
-                yield sentence, " ".join(sentence.casefold().split())
-
-
-def pair_ratings(rows: Sequence[Row], *, seed: int) -> tuple[list[Row], list[Row]]:
-    """Two rated texts with the same prompt, far apart on one aspect and of about equal length; and the rows left over.
-
-    Length alone predicts these ratings in three of four cases, so it is held equal. A text is used once for an aspect.
-    """
-    rated: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in shuffled(rows, seed):
-        for aspect in row["ratings"]:
-            rated[aspect, row["prompt"]].append(row)
-    pairs, used = [], set()
-    for (aspect, _), free in sorted(rated.items()):
-        free.sort(key=lambda row: -row["ratings"][aspect])
-        while free:
-            best = free.pop(0)
-            partner = next((row for row in reversed(free) if _comparable(best, row, aspect)), None)
-            if partner:
-                free.remove(partner)
-                pairs.append(_pair(best, partner, aspect))
-                used |= {best["id"], partner["id"]}
-    return pairs, [row for row in rows if row["id"] not in used]
-
-
-def _comparable(best: Row, worse: Row, aspect: str) -> bool:
-    far = best["ratings"][aspect] - worse["ratings"][aspect] >= POINTS_APART
-    return far and abs(len(best["text"]) - len(worse["text"])) <= LENGTH_TOLERANCE * len(best["text"])
-
-
-def _pair(best: Row, worse: Row, aspect: str) -> Row:
+def _summary(
+    files: Mapping[str, RowFile], sheets: Mapping[str, Sheet], rated: Sequence[Row], contamination: Mapping[str, Any]
+) -> dict[str, Any]:
+    empty: dict[str, dict[str, int]] = {side: {} for side in SPLITS}
     return {
-        **best, "id": f"{aspect}:{best['record'][:8]}:{worse['record'][:8]}", "kind": aspect, "chosen": best["text"],
-        "rejected": worse["text"], "origin": "human-rating",
-    }  # fmt: skip
+        "files": {name: sheets[name].counts() if name in sheets else empty for name in FIELDS},
+        "sources": sorted({(row["source"], row["licence"]) for rows in files.values() for row in rows}),
+        "contamination": contamination,
+        "length_bias": ratings.length_bias(rated),
+        "chosen_longer": _chosen_longer(sheets["preferences"]),
+    }
 
 
-def _length_bias(rows: Sequence[Row]) -> float:
-    """Among whole rated conversations far apart on an aspect, the share in which the better one is the longer one."""
-    longer, pairs = 0.0, 0
-    for aspect in sorted({aspect for row in rows for aspect in row["ratings"]}):
-        by_rating: dict[int, list[int]] = defaultdict(list)
-        for row in rows:
-            by_rating[row["ratings"][aspect]].append(row["length"])
-        for high, low in product(by_rating, by_rating):
-            if high - low >= POINTS_APART:
-                better, worse = np.array(by_rating[high])[:, None], np.array(by_rating[low])[None]
-                longer += float((better > worse).sum() + 0.5 * (better == worse).sum())
-                pairs += better.size * worse.size
-    return round(longer / pairs, 3) if pairs else 0.0
-
-
-def arranged_text(rows: Sequence[Row], seed: int) -> list[Row]:
-    """The encyclopaedia first, then the other domains in turn; shuffled within each."""
-    domains: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: prose.place(seed, row["id"])):
-        domains[row["domain"]].append(row)
-    first = domains.pop("encyclopaedia", [])
-    rest = sorted((index, domain) for domain, held in domains.items() for index in range(len(held)))
-    return first + [domains[domain][index] for index, domain in rest]
-
-
-def shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
-    return sorted(rows, key=lambda row: prose.place(seed, row["id"]))
-
-
-def capped(rows: Sequence[Row], caps: Mapping[str, int], seed: int) -> tuple[list[Row], list[tuple[Row, str]]]:
-    """At most so many rows of a kind, picked by the seed."""
-    held: Counter[str] = Counter()
-    kept, over = [], []
-    for row in shuffled(rows, seed):
-        held[row["kind"]] += 1
-        limit = caps.get(row["kind"], 0)
-        if limit and held[row["kind"]] > limit:
-            over.append((row, f"more than {limit} rows of kind {row['kind']}"))
-        else:
-            kept.append(row)
-    return kept, over
-
-
-def _final(name: str, row: Row) -> Row:
-    return {field: row[field] for field in FIELDS[name]}
-
-
-def _content(name: str, row: Row) -> str:
-    return "\n".join(row[field] for field in CONTENT[name])
+def _chosen_longer(sheet: Sheet) -> float:
+    """The share of pairs whose chosen text is the longer one, equal ones half; 0 without pairs."""
+    kept = np.concatenate([sheet.on(code) for code in (TRAIN, VALIDATION, TEST)])
+    differences = [len(row["chosen"]) - len(row["rejected"]) for row in sheet.file.pick(kept)]
+    return round(float(np.mean(np.sign(differences) / 2 + 0.5)), 6) if differences else 0.0

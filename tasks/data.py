@@ -1,26 +1,18 @@
 """The data stage: raw candidate rows, their validation, and the data set made from what is valid."""
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tasks import steps
 from tasks.artifacts import Artifact, Dataset
 
-Row = dict[str, Any]
 R = TypeVar("R", bound=BaseModel)
-INTERNAL = {
-    "lead",
-    "choices",
-    "people",
-    "holdout",
-}  # columns for the checks and the split, no part of a row that is shown
+SOURCE = r"^(builtin:encyclopaedia|package:[\w.\-]+(,[\w.\-]+)*|path:.+|hub:[^@#\s]+(#[^@\s]+)?(@[\w.\-/]+)?)$"
+Source = Annotated[str, StringConstraints(pattern=SOURCE)]
 
 
 class IngestRecipe(BaseModel):
@@ -28,10 +20,10 @@ class IngestRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(
+    source: Source | dict[Source, Annotated[float, Field(gt=0)]] = Field(
         "builtin:encyclopaedia",
-        pattern=r"^(builtin:encyclopaedia|package:[\w.\-]+(,[\w.\-]+)*|path:.+)$",
-        description="builtin:encyclopaedia, package:NAME[,NAME...] (functions with docstrings), or path:FOLDER.",
+        description="builtin:encyclopaedia, package:NAME[,NAME...] (functions with docstrings), path:FOLDER, or "
+        "hub:NAME[#CONFIG][@REVISION]; or several with the weight of each in the mixture.",
     )
     languages: tuple[Literal["en", "fr", "es"], ...] = Field(
         ("en",), min_length=1, description="Languages of the encyclopaedia's articles: en, fr, es."
@@ -50,6 +42,11 @@ class IngestRecipe(BaseModel):
     )
     seed: int = Field(1, ge=0, description="Of every pick and of the order of the rows.")
 
+    @property
+    def sources(self) -> dict[str, float]:
+        """Every source with its weight."""
+        return {self.source: 1.0} if isinstance(self.source, str) else dict(self.source)
+
 
 class ValidateRecipe(BaseModel):
     """What a row must be."""
@@ -58,6 +55,20 @@ class ValidateRecipe(BaseModel):
 
     lead_words: int = Field(12, ge=1, description="Least words of an article's lead.")
     description_words: int = Field(16, ge=1, description="Most words of a short description.")
+    least_characters: int = Field(1, ge=0, description="Least characters of a row.")
+    most_characters: int = Field(200_000, ge=1, description="Most characters of a row.")
+    least_tokens: int = Field(1, ge=0, description="Least words and marks of a row, which a tokenizer at least needs.")
+    most_tokens: int = Field(50_000, ge=1, description="Most words and marks of a row.")
+    most_repetition: float = Field(0.5, ge=0, le=1, description="Largest share of a row's four-word runs that repeat.")
+    script: Literal[
+        "Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Thai", "Han", "Japanese", "Korean"
+    ] = Field("Latin", description="The script that most letters of a row should be in; others are a warning.")
+    scrub: bool = Field(
+        False, description="Replace e-mail addresses, phone and card numbers and keys by [EMAIL], [PHONE] and so on."
+    )
+    tolerated: float = Field(
+        0.05, ge=0, le=1, description="Share of the rows that one rule may put into quarantine; more stops the run."
+    )
     on_failure: Literal["quarantine", "stop"] = Field(
         "quarantine", description="What a row that breaks a rule does: leave the data set, or stop the run."
     )
@@ -69,13 +80,27 @@ class DatasetRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     duplicate_threshold: float = Field(
-        0.7, gt=0, le=1, description="Rows this similar (Jaccard of 5-word shingles) never stand on two sides."
+        0.7, gt=0, le=1, description="Of rows this similar (Jaccard of 5-word shingles) only one stays."
+    )
+    benchmarks: tuple[str, ...] = Field(
+        (), description="Files or folders of benchmark items that no training row may contain."
+    )
+    overlap_words: int = Field(13, ge=5, le=100, description="A run of so many words is contamination.")
+    common_runs: int = Field(
+        10, ge=0, description="A run of words in more training rows than so many is boilerplate, and no contamination."
+    )
+    least_words: int = Field(0, ge=0, description="Rows of fewer words leave the training side.")
+    least_letters: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Rows whose share of letters, digits and spaces is smaller leave the training side.",
     )
     replies: int = Field(4000, ge=0, description="Most dialogue replies in the training instructions (0: all).")
     seed: int = Field(1, ge=0, description="Of every pick and of the order of the rows.")
 
 
-class DataRecipe(IngestRecipe, ValidateRecipe, DatasetRecipe):
+class DataRecipe(DatasetRecipe, ValidateRecipe, IngestRecipe):  # fields come in the reverse order: the source first
     """Which data, what is valid, how it is split."""
 
     def part(self, kind: type[R]) -> R:
@@ -85,30 +110,45 @@ class DataRecipe(IngestRecipe, ValidateRecipe, DatasetRecipe):
 
 def plan(recipe: DataRecipe) -> list[steps.Step]:
     """The steps ingest, validate and dataset with their keys, nothing run. Raises SourceError for a missing source."""
-    from tasks import sources
+    from tasks import curation, sources
 
     ingest = steps.Step(
         stage="ingest",
         name="rows",
         recipe=recipe.part(IngestRecipe),
-        facts=sources.facts(recipe.source, recipe.languages),
-        modules=("tasks.sources", "tasks.mining", "models.prose"),
-    )
+        facts={source: sources.facts(source, recipe.languages) for source in recipe.sources},
+        modules=(
+            "tasks.ingest", "tasks.sources", "tasks.encyclopaedia", "tasks.mining", "tasks.hub", "tasks.readers",
+            "tasks.records", "models.formats", "models.prose",
+        ),
+    )  # fmt: skip
     validate = steps.Step(
         stage="validate",
         name="rows",
         recipe=recipe.part(ValidateRecipe),
         inputs={"rows": ingest.key},
-        libraries=("great_expectations",),
-        modules=("tasks.validation", "tasks.suites"),
+        libraries=("great_expectations", "pyarrow", "ftfy", "phonenumbers"),
+        modules=(
+            "tasks.validate",
+            "tasks.validation",
+            "tasks.suites",
+            "tasks.facts",
+            "models.quality",
+            "models.privacy",
+        ),
     )
     dataset = steps.Step(
         stage="data",
         name="dataset",
         recipe=recipe.part(DatasetRecipe),
         inputs={"valid": validate.key},
-        modules=("tasks.curation", "tasks.card"),
-    )
+        libraries=("rensa",),
+        facts=curation.benchmark_facts(recipe.benchmarks),
+        modules=(
+            "tasks.curation", "tasks.splits", "tasks.ratings", "tasks.card", "models.duplicates",
+            "models.contamination", "models.quality",
+        ),
+    )  # fmt: skip
     return [ingest, validate, dataset]
 
 
@@ -117,12 +157,9 @@ def ingest_rows(recipe: DataRecipe) -> Artifact:
     """Candidate rows with their provenance, one file per kind."""
 
     def build(folder: Path) -> dict[str, Any]:
-        from tasks import sources
+        from tasks import ingest
 
-        found = sources.read(**recipe.part(IngestRecipe).model_dump())
-        for name, rows in found.items():
-            write_rows(folder / f"{name}.jsonl", rows)
-        return {"rows": {name: len(rows) for name, rows in found.items()}}
+        return ingest.ingest(folder, recipe.part(IngestRecipe))
 
     return steps.materialise(plan(recipe)[0], Artifact, build)
 
@@ -135,7 +172,9 @@ def validate_rows(candidates: Artifact, recipe: DataRecipe) -> Artifact:
     """
 
     def build(folder: Path) -> dict[str, Any]:
-        return _validate(candidates.path, folder, recipe.part(ValidateRecipe))
+        from tasks import validate
+
+        return validate.validate(candidates.path, folder, recipe.part(ValidateRecipe))
 
     return steps.materialise(plan(recipe)[1], Artifact, build)
 
@@ -145,7 +184,9 @@ def build_dataset(valid: Artifact, recipe: DataRecipe) -> Dataset:
     """Text, instructions and preferences, split by group, with the data card and the quarantine."""
 
     def build(folder: Path) -> dict[str, Any]:
-        return _curate(valid.path, folder, recipe.part(DatasetRecipe))
+        from tasks import curation
+
+        return curation.curate(valid.path, folder, recipe.part(DatasetRecipe))
 
     return steps.materialise(plan(recipe)[2], Dataset, build)
 
@@ -159,93 +200,3 @@ def find_dataset(recipe: DataRecipe) -> Dataset | None:
     if steps.status(step).reused:
         return steps.load(step, Dataset)
     return versioning.restore(step)
-
-
-def _validate(source: Path, folder: Path, recipe: ValidateRecipe) -> dict[str, Any]:
-    from tasks import suites, validation
-
-    bounds = suites.Bounds(lead_words=recipe.lead_words, description_words=recipe.description_words)
-    reports, quarantined = {}, []
-    for path in sorted(source.glob("*.jsonl")):
-        rows = read_rows(path)
-        verdict = validation.check(path.stem, rows, bounds)
-        validation.refuse(path.stem, verdict.report, on_failure=recipe.on_failure)
-        reports[path.stem] = verdict.report
-        quarantined += [_quarantined(path.stem, verdict.broken[i], rows[i]) for i in sorted(verdict.broken)]
-        write_rows(folder / path.name, (row for i, row in enumerate(rows) if i not in verdict.broken))
-    write_rows(folder / "quarantine.jsonl", quarantined)
-    write_json(folder / "validation.json", reports)
-    (folder / "validation.html").write_text(validation.page(reports), encoding="utf-8")
-    return {
-        "rows": {name: report["rows"] for name, report in reports.items()},
-        "kept": {name: report["kept"] for name, report in reports.items()},
-        "quarantined": {name: report["quarantined"] for name, report in reports.items()},
-        "warnings": [
-            entry["reason"]
-            for report in reports.values()
-            for entry in report["expectations"]
-            if entry["level"] == "warning" and not entry["success"]
-        ],
-    }
-
-
-def _curate(valid: Path, folder: Path, recipe: DatasetRecipe) -> dict[str, Any]:
-    from tasks import card, curation
-
-    files = {path.stem: read_rows(path) for path in sorted(valid.glob("*.jsonl")) if path.stem != "quarantine"}
-    before = read_rows(valid / "quarantine.jsonl")
-    made = curation.curate(
-        files, seed=recipe.seed, threshold=recipe.duplicate_threshold, caps={"reply": recipe.replies}
-    )
-    for name, sides in made.files.items():
-        (folder / name).mkdir()
-        for side, rows in sides.items():
-            write_rows(folder / name / f"{side}.jsonl", rows)
-    pairs = [pair for rows in made.files["preferences"].values() for pair in rows]
-    dropped = [_quarantined(*row) for row in made.dropped]
-    write_rows(folder / "quarantine.jsonl", before + dropped)
-    summary = {
-        **made.counts,
-        "chosen_longer": _chosen_longer(pairs),
-        "quarantined": _by_reason(before),
-        "dropped": _by_reason(dropped),
-    }
-    write_json(folder / "counts.json", summary)
-    (folder / "README.md").write_text(card.write(summary), encoding="utf-8")
-    return summary
-
-
-def _chosen_longer(pairs: list[Row]) -> float:
-    """The share of pairs whose chosen text is the longer one, after their suite has seen them; 0 without pairs."""
-    from tasks import validation
-
-    if not pairs:
-        return 0.0
-    report = validation.check("preferences", pairs).report
-    validation.refuse("preferences", report, on_failure="stop")
-    return next(entry["observed"] for entry in report["expectations"] if entry["column"] == "longer")
-
-
-def _by_reason(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    counts: dict[str, Counter[str]] = {}
-    for row in rows:
-        counts.setdefault(row["file"], Counter())[row["reason"].split(": held-out")[0]] += 1
-    return {name: dict(sorted(reasons.items())) for name, reasons in sorted(counts.items())}
-
-
-def read_rows(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _quarantined(file: str, reason: str, row: Row) -> Row:
-    return {"file": file, "reason": reason, "row": {name: row[name] for name in row if name not in INTERNAL}}

@@ -33,6 +33,7 @@ def trace(model: Artifact, report: Artifact, dataset: Dataset) -> dict[str, str]
     return {
         "data_digest": dataset.digest,
         "data_key": dataset.key,
+        "model_key": model.key,
         "model_digest": model.digest,
         "report_key": report.key,
         "recipe_digest": steps.digest_of(recipes),

@@ -1,8 +1,7 @@
-"""Rows from people's own files: functions with docstrings, prose, and prepared instructions."""
+"""Rows from Python code: functions with their docstrings, and the code itself as text."""
 
 import ast
 import hashlib
-import json
 import logging
 import math
 import os
@@ -14,8 +13,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from models import prose
+from models.formats import printable
+from tasks import steps
+from tasks.cut import Cut, Found
 from tasks.errors import SourceError
-from tasks.sources import Candidates, Cut, Row
+from tasks.rows import Row
 
 logger = logging.getLogger("evergreen.ingest")
 SKIPPED = {
@@ -32,6 +34,7 @@ SKIPPED = {
     "dist",
 }
 FUNCTION_LINES, FUNCTION_CHARACTERS = 60, 1200
+LARGEST = 4 << 20  # bytes of a module; its syntax tree takes a hundred times as much memory
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -44,62 +47,72 @@ def package_facts(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def path_facts(where: str) -> dict[str, Any]:
-    """Digest of every readable file of the folder by its relative path."""
-    return {"files": {name: _digest({name: path}) for name, path in _readable(where).items()}}
+def folder_facts(files: Mapping[str, Path]) -> dict[str, Any]:
+    """Digest of every file by its name."""
+    return {"files": {name: _digest({name: path}) for name, path in files.items()}}
 
 
-def read_packages(rows: Candidates, names: Sequence[str], cut: Cut) -> None:
+def read_packages(names: Sequence[str], cut: Cut) -> Iterator[Found]:
     """Functions with docstrings of installed packages; from three packages on whole packages are held out."""
     for name in names:
         package = _distribution(name)
         modules = _modules(package)
         common = {"source": f"{package.name}=={package.version}", "licence": _licence(package), "holdout": "rank:code"}
         groups = {module: {**common, "group": name if len(names) >= 3 else f"{name}:{module}"} for module in modules}
-        if not _mine(rows, modules, groups, cut, quota=math.ceil(cut.docstrings / len(names)), prefix=f"{name}:"):
+        mined = 0
+        for found in mine(modules, groups, cut, quota=math.ceil(cut.docstrings / len(names)), prefix=f"{name}:"):
+            mined += found[0] == "instructions"
+            yield found
+        if not mined:
             raise SourceError(
                 f"package {name}: no function with a docstring in its files; for a checkout use data.source=path:FOLDER"
             )
 
 
-def _mine(
-    rows: Candidates, files: Mapping[str, Path], common: Mapping[str, Row], cut: Cut, *, quota: int, prefix: str = ""
-) -> int:
-    """Reads whole modules in shuffled order until `quota` functions are found (0: all); returns how many."""
-    before = len(rows.instructions)
+def mine(
+    files: Mapping[str, Path], common: Mapping[str, Row], cut: Cut, *, quota: int, prefix: str = ""
+) -> Iterator[Found]:
+    """Whole modules in shuffled order until `quota` functions are found (0: all)."""
+    mined = 0
     for name in sorted(cut.take(files), key=lambda name: prose.place(cut.seed, name)):
-        if quota and len(rows.instructions) - before >= quota:
+        if quota and mined >= quota:
             break
-        _code(rows, files[name], {**common[name], "record": f"{prefix}{name}"}, cut, strict=not prefix)
-    return len(rows.instructions) - before
+        for found in _code(files[name], {**common[name], "record": f"{prefix}{name}"}, cut, strict=not prefix):
+            mined += found[0] == "instructions"
+            yield found
 
 
-def read_folder(rows: Candidates, where: str, cut: Cut) -> None:
-    """`.py` as functions and code, `.txt` and `.md` as text, `.jsonl` as prepared rows."""
-    files = _readable(where)
-    for kind, suffixes in _SUFFIXES.items():
-        held = {name: path for name, path in files.items() if path.suffix in suffixes}
-        origin = {"source": f"path:{Path(where).name}", "licence": "own", "holdout": f"rank:{kind}"}
-        common = {name: {**origin, "group": name if len(held) >= 3 else "", "record": name} for name in held}
-        if kind == "code":
-            _mine(rows, held, common, cut, quota=cut.docstrings)
-        else:
-            for name in cut.take(held):
-                (_prose if kind == "prose" else _prepared)(rows, held[name], common[name], cut)
-    if not rows.text and not rows.instructions:
-        raise SourceError(
-            f"path {where}: {len(files)} files, but no function, no text and no row with prompt and response"
-        )
-    if not rows.text:
-        rows.text = [_as_text(row) for row in rows.instructions]
+def python_files(where: Path) -> dict[str, Path]:
+    """Every module of a folder by its relative path, hidden, test and vendored folders left out.
+
+    Raises SourceError for a folder that cannot be read; says what else it leaves out.
+    """
+    found: dict[str, Path] = {}
+    left_out: list[str] = []
+    for parent, folders, files in os.walk(where, onerror=forbidden):
+        folders[:] = sorted(name for name in folders if not is_skipped(name))
+        for path in (Path(parent, name) for name in files if name.endswith(".py") and not name.startswith(".")):
+            name = printable(path.relative_to(where).as_posix())
+            if why := why_not(path, where):
+                left_out.append(f"{why} ({name})")
+            else:
+                found[name] = path
+    if left_out:
+        logger.warning("%s: left out: %s", printable(str(where)), ", ".join(sorted(left_out)[:20]))
+    return dict(sorted(found.items()))
 
 
-_SUFFIXES = {"code": (".py",), "prose": (".txt", ".md"), "rows": (".jsonl",)}
+def why_not(path: Path, where: Path) -> str:
+    """Why a path below a folder is not read: a link that leads out of it, or no file at all; empty where it is."""
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(where)):
+        return "link out of the folder"  # Path.resolve raises for a link to itself
+    return "" if path.is_file() else "no regular file"
 
 
-def _as_text(row: Row) -> Row:
-    """Instructions alone must do as text where there is no other: a tokenizer and a model need some."""
-    return {**row, "id": f"text:{row['id']}", "domain": row["kind"], "text": f"{row['prompt']}\n{row['response']}"}
+def forbidden(error: OSError) -> None:
+    """For `os.walk`, which would pass over a folder that cannot be read."""
+    where = printable(str(error.filename))
+    raise SourceError(f"{where}: cannot be read ({error.strerror}); change its rights or leave it out")
 
 
 def _distribution(name: str) -> Distribution:
@@ -126,67 +139,82 @@ def _modules(package: Distribution) -> dict[str, Path]:
     return {
         name: path
         for name, path in sorted(paths.items())
-        if not any(map(_is_skipped, PurePath(name).parts[:-1])) and path.is_file()
+        if not any(map(is_skipped, PurePath(name).parts[:-1])) and path.is_file()
     }
 
 
-def _readable(where: str) -> dict[str, Path]:
-    folder = Path(where).expanduser().resolve()
-    if not folder.is_dir():
-        raise SourceError(f"path {where}: {folder} is not a folder; give one with .py, .txt, .md or .jsonl files")
-    files = {path.relative_to(folder).as_posix(): path for path in _walk(folder)}
-    if not files:
-        raise SourceError(
-            f"path {where}: {folder} holds no .py, .txt, .md or .jsonl file (tests and hidden folders are skipped)"
-        )
-    return dict(sorted(files.items()))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    wanted = {suffix for suffixes in _SUFFIXES.values() for suffix in suffixes}
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_skipped(name)]
-        yield from (Path(parent, name) for name in files if Path(name).suffix in wanted and not name.startswith("."))
-
-
-def _is_skipped(folder: str) -> bool:
+def is_skipped(folder: str) -> bool:
+    """Whether what lies in a folder of this name is no data: tests, what others wrote, what is hidden."""
     return folder in SKIPPED or folder.startswith((".", "__pycache__"))
 
 
 def _digest(files: Mapping[str, Path]) -> str:
     whole = hashlib.sha256()
     for name, path in files.items():
-        whole.update(f"{name}\t{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        try:
+            whole.update(f"{name}\t{steps.file_digest(path)}\n".encode())
+        except OSError as error:
+            raise SourceError(f"{printable(str(path))}: cannot be read ({error.strerror or error})") from None
     return whole.hexdigest()
 
 
-def _code(rows: Candidates, path: Path, common: Mapping[str, Any], cut: Cut, *, strict: bool = True) -> None:
-    try:
-        with tokenize.open(path) as file:
-            source = file.read()
-        tree = ast.parse(source)
-    except UnicodeDecodeError as error:
-        if strict:
-            raise _unreadable(path) from None
-        logger.warning("%s left out: %s", path, error)
+def _code(path: Path, common: Mapping[str, Any], cut: Cut, *, strict: bool) -> Iterator[Found]:
+    parsed = _parsed(path, strict=strict)
+    if parsed is None:
         return
-    except (SyntaxError, ValueError) as error:
-        logger.warning("%s is not Python that this version reads, left out: %s", path, error)
-        return
+    source, tree = parsed
     record = common["record"]
     for number, block in enumerate(_blocks(source)):
         name = f"code:{record}:{number:03}"
-        rows.text.append({**common, "id": name, "group": common["group"] or name, "domain": "code", "text": block})
-    lines = source.splitlines()
+        yield "text", {**common, "id": name, "group": common["group"] or name, "domain": "code", "text": block}
+    lines = source.split("\n")  # as the parser counts them: str.splitlines also splits at form feeds
     for name, function in _functions(tree):
-        prompt, docstring = _without_docstring(lines, function), ast.get_docstring(function) or ""
+        prompt, docstring = _without_docstring(lines, function), _storable(ast.get_docstring(function) or "")
         summary = " ".join(docstring.split("\n\n")[0].split())
         if prompt and summary:
             key = f"docstring:{record}:{name}:{function.lineno}"
             row = {**common, "id": key, "group": common["group"] or key}
-            rows.instructions.append({**row, "kind": "docstring", "prompt": prompt, "response": summary})
+            yield "instructions", {**row, "kind": "docstring", "prompt": prompt, "response": summary}
             explained = f"{prompt.split(chr(10))[0]}\n{next(prose.passages(docstring, words=cut.passage_words))}"
-            rows.text.append({**row, "id": f"text:{key}", "domain": "docstring", "text": explained})
+            yield "text", {**row, "id": f"text:{key}", "domain": "docstring", "text": explained}
+
+
+def _parsed(path: Path, *, strict: bool) -> tuple[str, ast.Module] | None:
+    """A module's text and syntax tree; None, and a warning, where it has none. `strict`: other encodings are errors."""
+    shown = printable(str(path))
+    try:
+        if path.stat().st_size > LARGEST:
+            logger.warning("%s is larger than %d MiB, left out", shown, LARGEST >> 20)
+            return None
+        with tokenize.open(path) as file:
+            source = _storable(file.read())
+        return source, ast.parse(source)
+    except OSError as error:
+        raise SourceError(f"{shown}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        if strict:
+            remedy = f"convert it, e.g. iconv -f LATIN1 -t UTF-8 {printable(path.name)}"
+            raise SourceError(f"{shown}, line {_undecodable(path, error.encoding)}: not UTF-8; {remedy}") from None
+        logger.warning("%s left out: %s", shown, error)
+    except (SyntaxError, ValueError, LookupError, RecursionError, MemoryError) as error:  # all of them the parser's
+        why = printable(str(error)) or "it is nested too deeply"
+        logger.warning("%s is not Python that this version reads, left out: %s", shown, why)
+    return None
+
+
+def _undecodable(path: Path, encoding: str) -> int:
+    """The number of the first line that is not in the encoding."""
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            line.decode(encoding)
+        except UnicodeDecodeError:
+            return number
+    return 1
+
+
+def _storable(text: str) -> str:
+    """A literal may hold half of a surrogate pair, which no file can: it becomes the mark of a wrong encoding."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, Function]]:
@@ -225,7 +253,7 @@ def _without_docstring(lines: Sequence[str], function: Function) -> str:
 def _blocks(source: str) -> Iterator[str]:
     """A module cut at blank lines into pieces of about as many lines as a function may have."""
     piece: list[str] = []
-    for line in source.splitlines():
+    for line in source.split("\n"):
         if (not line.strip() and len(piece) >= FUNCTION_LINES) or len(piece) >= 2 * FUNCTION_LINES:
             yield "\n".join(piece)
             piece = []
@@ -233,59 +261,3 @@ def _blocks(source: str) -> Iterator[str]:
             piece.append(line.rstrip())
     if any(piece):
         yield "\n".join(piece).rstrip()
-
-
-def _prose(rows: Candidates, path: Path, common: Mapping[str, Any], cut: Cut) -> None:
-    for number, passage in enumerate(prose.passages(_text(path), words=cut.passage_words)):
-        name = f"prose:{common['record']}:{number:03}"
-        rows.text.append({**common, "id": name, "group": common["group"] or name, "domain": "prose", "text": passage})
-
-
-def _prepared(rows: Candidates, path: Path, common: Mapping[str, Any], cut: Cut) -> None:
-    """One JSON object a line: prompt and response (or completion); text; or prompt, chosen and rejected."""
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        record = _record(path, number, line)
-        group = str(record.get("group") or prose.fold(str(record.get("prompt") or record.get("text"))))
-        row = {
-            **common, "id": f"row:{common['record']}:{number:06}", "group": group,
-            "kind": str(record.get("kind", "given")),
-            "licence": str(record.get("licence", common["licence"])),
-        }  # fmt: skip
-        answer = record.get("response", record.get("completion"))
-        if "chosen" in record and "rejected" in record:
-            texts = {name: str(record[name]) for name in ("prompt", "chosen", "rejected")}
-            rows.preferences.append({**row, **texts, "origin": str(record.get("origin", "given"))})
-        elif "prompt" in record and answer is not None:
-            rows.instructions.append({**row, "prompt": str(record["prompt"]), "response": str(answer)})
-        elif "text" in record:
-            rows.text.append({**row, "domain": str(record.get("domain", "prose")), "text": str(record["text"])})
-        else:
-            raise SourceError(
-                f"{path}, line {number}: has {', '.join(record) or 'no keys'}; "
-                "needs prompt and response (or completion), or text"
-            )
-
-
-def _record(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise SourceError(f"{path}, line {number}: not JSON ({error}); write one JSON object a line") from None
-    if not isinstance(record, dict):
-        raise SourceError(
-            f"{path}, line {number}: a {type(record).__name__}, not a JSON object with prompt and response"
-        )
-    return record
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise _unreadable(path) from None
-
-
-def _unreadable(path: Path) -> SourceError:
-    return SourceError(f"{path}: not UTF-8; convert it, e.g. iconv -f LATIN1 -t UTF-8 {path.name}")

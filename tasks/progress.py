@@ -1,14 +1,15 @@
-"""What a person sees while a long step works: step, loss, tokens per second, time left."""
+"""What a person sees while a long step works: step, loss, tokens or rows per second, time left."""
 
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 HISTORY = "history.jsonl"
 EVERY = 8.0  # seconds between two lines
+T = TypeVar("T")
 
 logger = logging.getLogger("evergreen.progress")
 
@@ -19,7 +20,7 @@ class Meter:
     def __init__(self, label: str, log: Path | None):
         self.label, self.history = label, log / HISTORY if log else None
         self.last, self.step = time.monotonic(), -1
-        self.artifact: Any = None
+        self.bar = _Bar(label)
 
     def update(self) -> None:
         if self.history is None or time.monotonic() - self.last < EVERY:
@@ -29,9 +30,51 @@ class Meter:
             return
         self.last, self.step = time.monotonic(), entry["step"]
         logger.info(line(self.label, entry))
-        self._publish(100.0 * entry["step"] / max(1, entry["steps"]))
+        self.bar.show(100.0 * entry["step"] / max(1, entry["steps"]))
 
-    def _publish(self, percent: float) -> None:
+
+class Count:
+    """Reports now and then how many rows are done, to the log and to a Prefect progress artifact."""
+
+    def __init__(self, label: str, total: int = 0):
+        """`total` is 0 where nobody knows it beforehand: then there is no time left to tell either."""
+        self.label, self.total, self.done = label, total, 0
+        self.begun = self.last = time.monotonic()
+        self.bar = _Bar(label)
+
+    def add(self, rows: int) -> None:
+        self.reach(self.done + rows)
+
+    def reach(self, done: int) -> None:
+        """As `add`, told by how many rows are done in all."""
+        self.done = done
+        now = time.monotonic()
+        if now - self.last >= EVERY:
+            self.last = now
+            logger.info(line(self.label, self._entry(now - self.begun)))
+            if self.total:
+                self.bar.show(100.0 * done / self.total)
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, each counted once it is worked off."""
+        for item in items:
+            yield item
+            self.reach(self.done + 1)
+
+    def _entry(self, seconds: float) -> dict[str, Any]:
+        rate = self.done / seconds
+        left = {"seconds_left": (self.total - self.done) / rate} if self.total and rate else {}
+        return {"step": self.done, "steps": self.total, "rows_per_second": rate, **left}
+
+
+class _Bar:
+    """A Prefect progress artifact, where there is a run to have one."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self.artifact: Any = None
+
+    def show(self, percent: float) -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
         from prefect.context import TaskRunContext
 
@@ -45,14 +88,16 @@ class Meter:
 
 
 def line(label: str, entry: Mapping[str, Any]) -> str:
-    """One line of progress: `sft/lora  120/400  loss 3.214  9,120 tok/s  0:31 left`."""
-    parts = [f"{label:<22} {entry['step']:>5,}/{entry['steps']:,}"]
+    """One line of progress: `sft/lora  120/400  loss 3.214  9,120 tok/s  0:31 left`; without `/400` for 0 steps."""
+    parts = [f"{label:<22} {entry['step']:>5,}" + (f"/{entry['steps']:,}" if entry["steps"] else "")]
     if "loss" in entry:
         parts.append(f"loss {entry['loss']:.3f}")
     if "reward" in entry:
         parts.append(f"reward {entry['reward']:.3f}")
     if "tokens_per_second" in entry:
         parts.append(f"{entry['tokens_per_second']:,.0f} tok/s")
+    if "rows_per_second" in entry:
+        parts.append(f"{entry['rows_per_second']:,.0f} rows/s")
     if "seconds_left" in entry:
         minutes, seconds = divmod(int(entry["seconds_left"]), 60)
         parts.append(f"{minutes}:{seconds:02d} left")
@@ -68,3 +113,12 @@ def last_entry(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return json.loads(lines[-2]) if len(lines) > 1 and lines[-2].startswith(b"{") else None
+
+
+def publish(key: str, markdown: str, description: str) -> None:
+    """A page as an artifact of the Prefect run, where there is one."""
+    from prefect.artifacts import create_markdown_artifact
+    from prefect.context import TaskRunContext
+
+    if TaskRunContext.get() is not None:
+        create_markdown_artifact(markdown, key=key, description=description)

@@ -32,6 +32,7 @@ class Execution(BaseModel):
 
     threads: int = Field(2, ge=0, le=1024, description="Torch threads per training process (0: all cores).")
     processes: int = Field(2, ge=1, le=64, description="Independent training runs at once, one thread each on a CPU.")
+    commit: bool = Field(False, description="Commit data.dvc to git when the data stage moves it, and nothing else.")
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto takes a GPU where there is one.")
 
     @property

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from tasks import code, tracking
-from tasks.artifacts import Artifact
+from tasks.artifacts import Artifact, Dataset
 from tasks.errors import StoreError
 from tasks.settings import home
 
@@ -141,7 +141,10 @@ def materialise(step: Step, kind: type[A], build: Callable[[Path], Mapping[str, 
         with _recorded(step) as run:
             summary = dict(build(step.partial))
             run.log(summary, step.partial)
+            _record_data(step, run.id)
         manifest = _finish(step, summary, run.id, time.time() - started)
+        if kind is Dataset:
+            _record(manifest, step.folder, run.id, "made")
         logger.info("%-22s done in %.0f s%s", step.title, time.time() - started, _key_figures(summary))
         return _from_manifest(step.folder, kind, manifest, reused=False)
 
@@ -191,6 +194,19 @@ def _recorded(step: Step) -> AbstractContextManager[tracking.Run]:
     identity = step.identity
     tags = {"evergreen.inputs": json.dumps(identity["inputs"]), "evergreen.code": digest_of(identity["code"])[:16]}
     return tracking.run(stage=step.stage, name=step.name, key=step.key, params=identity["recipe"], tags=tags)
+
+
+def _record_data(step: Step, run_id: str) -> None:
+    """The data set that a step was made from, where it was made from one."""
+    folder = home() / "store" / "data" / step.inputs.get("dataset", "-")
+    manifest = read_manifest(folder)
+    if manifest and "digest" in manifest:
+        _record(manifest, folder, run_id, step.stage)
+
+
+def _record(manifest: Mapping[str, Any], folder: Path, run_id: str, context: str) -> None:
+    counts = manifest["summary"].get("files", {})
+    tracking.log_dataset(run_id, digest=manifest["digest"], path=folder, counts=counts, context=context)
 
 
 def _finish(step: Step, summary: dict[str, Any], run_id: str, seconds: float) -> dict[str, Any]:
@@ -275,9 +291,10 @@ def _changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _key_figures(summary: Mapping[str, Any]) -> str:
-    """The first few numbers of a summary as an indented table, two columns of it."""
+    """The first few numbers of a summary as an indented table, two columns of it; long names do not fit."""
     numbers = tracking.numbers({name: value for name, value in summary.items() if name != "execution"})
-    cells = [f"{name[-22:]:<22} {_figure(value):>11}" for name, value in list(numbers.items())[:8]]
+    fitting = [(name.removeprefix("files/"), value) for name, value in numbers.items()]
+    cells = [f"{name:<24} {_figure(value):>11}" for name, value in fitting if len(name) <= 24][:8]
     return "".join("\n  " + "   ".join(cells[i : i + 2]) for i in range(0, len(cells), 2))
 
 

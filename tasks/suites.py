@@ -1,37 +1,28 @@
-"""What a row must be: the rules of each kind of file, and the facts about a row that they look at.
+"""What a row must be: the rules of each kind of file, each one native Great Expectations expectation on a fact.
 
-Each rule is one native Great Expectations expectation on a column of facts; a fact that does not apply to a row is
-missing, and the expectation passes it over.
+A fact is a column that `tasks.facts` computes; where it does not apply to a row it is missing, and the expectation
+passes the row over.
 """
 
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from models import prose
-
-Row = dict[str, Any]
-EMAIL = r"\w@[\w-]+\.[a-zA-Z]{2,}(?![\w(])"  # starts with a letter, not a run of them: that is slow on long texts
-URL = r"https?://|www\.\w"
-LINKED = {"code", "prose", "docstring", "given"}  # where links are part of the matter
-# The page's own name, then the phrase: further on, "the term may also refer to" is part of real articles.
-DISAMBIGUATION = (
-    r"^\W*(?:\w+\W+){1,3}(?:(?:may|can|might) (?:also )?refer to|peut (?:désigner|faire référence)"
-    r"|puede (?:referirse|hacer referencia) a)\b"
-)
+Scope = Literal["row", "table"]
+Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One expectation. `tolerated`: the share of the rows it applies to that may break it."""
+    """One expectation. An error at rows quarantines them, up to the share `tolerated` of the rows it applies to."""
 
+    name: str
     reason: str
     column: str
     expectation: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    level: Literal["row", "table", "warning"] = "row"
+    severity: Severity = "error"
+    scope: Scope = "row"
     tolerated: float = 0.05
 
 
@@ -42,54 +33,128 @@ class Bounds:
     lead_words: int = 12
     description_words: int = 16
     docstring_words: tuple[int, int] = (3, 25)
+    characters: tuple[int, int] = (1, 200_000)
+    tokens: tuple[int, int] = (1, 50_000)
+    script: str = "Latin"
+    repetition: float = 0.5
+    tolerated: float = 0.05
 
 
-BETWEEN, IN_SET, NO_MATCH = (
+BETWEEN, IN_SET, NOT_NULL = (
     "ExpectColumnValuesToBeBetween",
     "ExpectColumnValuesToBeInSet",
-    "ExpectColumnValuesToNotMatchRegex",
+    "ExpectColumnValuesToNotBeNull",
 )
-ROWS, UNIQUE, MEAN = "ExpectTableRowCountToBeBetween", "ExpectColumnValuesToBeUnique", "ExpectColumnMeanToBeBetween"
+ROWS, MEAN = "ExpectTableRowCountToBeBetween", "ExpectColumnMeanToBeBetween"
 NO = {"value_set": [False]}
 EVEN = {"min_value": 0.4, "max_value": 0.6}
-UNGROUNDED = "number in the description that the prompt does not hold"
 DEFAULT = Bounds()
+PARTS = {
+    "text": ("text",),
+    "instructions": ("prompt", "response"),
+    "preferences": ("prompt", "chosen", "rejected"),
+    "labels": ("prompt", "response"),
+    "ratings": ("prompt", "text"),
+}
 
 
-def suite(kind: str, bounds: Bounds = Bounds()) -> tuple[Rule, ...]:
-    """The rules for a kind of file. Raises ValueError for another kind."""
-    if kind not in _SUITES:
-        raise ValueError(f"no suite for {kind!r}; there are: {', '.join(_SUITES)}")
-    table = (
-        Rule("no rows", "", ROWS, {"min_value": 1}, "table"),
-        Rule("id is not unique", "id", UNIQUE, level="table"),
+def suite(kind: str, bounds: Bounds = DEFAULT) -> tuple[Rule, ...]:
+    """The rules for a kind of file, the most telling reason first. Raises ValueError for another kind."""
+    if kind not in _OWN:
+        raise ValueError(f"no suite for {kind!r}; there are: {', '.join(_OWN)}")
+    rules = (*_table(), *_present(kind), *_OWN[kind](bounds), *_encoding(), *_private(), *_shape(bounds), *_copies())
+    return tuple(replace(rule, tolerated=max(rule.tolerated, bounds.tolerated)) if _may_leave(rule) else rule
+                 for rule in rules)  # fmt: skip
+
+
+def _may_leave(rule: Rule) -> bool:
+    return rule.severity == "error" and rule.scope == "row"
+
+
+def _table() -> tuple[Rule, ...]:
+    return (
+        Rule("has_rows", "no rows", "", ROWS, {"min_value": 1}, scope="table"),
+        Rule("id_is_unique", "id is not unique", "id_again", IN_SET, NO, scope="table"),
     )
-    common = (
-        Rule("a part of the row is empty", "empty", IN_SET, NO),
-        Rule("holds replacement or control characters: wrong encoding", "garbled", IN_SET, NO),
-        Rule("holds an e-mail address", "content", NO_MATCH, {"regex": EMAIL}),
-        Rule("holds a URL", "plain", NO_MATCH, {"regex": URL}),
-        Rule("exact copy of an earlier row", "copy", IN_SET, NO, tolerated=0.5),
+
+
+def _present(kind: str) -> tuple[Rule, ...]:
+    return tuple(
+        rule
+        for part in PARTS[kind]
+        for rule in (
+            Rule(f"{part}_not_null", f"{part} is null", f"{part}_here", NOT_NULL),
+            Rule(f"{part}_not_blank", f"{part} is empty", f"{part}_blank", IN_SET, NO),
+        )
     )
-    return table + _SUITES[kind](bounds) + common
+
+
+def _encoding() -> tuple[Rule, ...]:
+    return (
+        Rule("no_replacement_characters", "holds replacement characters: wrong encoding", "replacement", IN_SET, NO),
+        Rule("no_control_characters", "holds control characters", "control", IN_SET, NO),
+        Rule("no_mojibake", "was decoded with the wrong encoding (as in caf\u00c3\u00a9)", "mojibake", IN_SET, NO),
+        Rule("no_invisible_text", "holds invisible or direction-changing characters", "invisible", IN_SET, NO,
+             "warning", tolerated=0.01),
+        Rule("no_template_markers", "holds the markers of a chat template", "markers", IN_SET, NO),
+    )  # fmt: skip
+
+
+def _private() -> tuple[Rule, ...]:
+    return (
+        Rule("no_secrets", "holds a key, token or password", "secret", IN_SET, NO, tolerated=0.01),
+        Rule("no_card_numbers", "holds a card number", "card", IN_SET, NO, tolerated=0.01),
+        Rule("no_iban", "holds a bank account number", "iban", IN_SET, NO, tolerated=0.01),
+        Rule("no_email", "holds an e-mail address", "email", IN_SET, NO),
+        Rule("no_phone", "holds a phone number", "phone", IN_SET, NO),
+        Rule("no_url", "holds a URL", "url", IN_SET, NO),
+        Rule("little_profanity", "holds profanity", "profane", IN_SET, NO, "warning", tolerated=0.01),
+    )
+
+
+def _shape(bounds: Bounds) -> tuple[Rule, ...]:
+    (least, most), (fewest, longest) = bounds.characters, bounds.tokens
+    characters, tokens = {"min_value": least, "max_value": most}, {"min_value": fewest, "max_value": longest}
+    limit = bounds.repetition
+    return (
+        Rule("characters_in_range", f"not of {least:,} to {most:,} characters", "characters", BETWEEN, characters),
+        Rule("tokens_in_range", f"not of {fewest:,} to {longest:,} words and marks", "tokens", BETWEEN, tokens),
+        Rule("little_repetition", f"more than {limit:.0%} of its four-word runs repeat", "repetition", BETWEEN,
+             {"max_value": limit}),
+        Rule("expected_script", f"less than half of its letters are {bounds.script}", "foreign", BETWEEN,
+             {"max_value": 0.5}, "warning"),
+        Rule("mostly_letters", "less than half of it is letters, digits and spaces", "letters", BETWEEN,
+             {"min_value": 0.5}, "warning"),
+    )  # fmt: skip
+
+
+def _copies() -> tuple[Rule, ...]:
+    return (
+        Rule("not_in_held_out", "stands on a held-out side too", "leaked", IN_SET, NO, tolerated=0.5),
+        Rule("no_copy", "copy of an earlier row, case and spacing aside", "copy", IN_SET, NO, tolerated=0.5),
+    )
 
 
 def _article_rules(bounds: Bounds) -> tuple[Rule, ...]:
+    words = bounds.lead_words
     return (
-        Rule("disambiguation page (may refer to)", "lead", NO_MATCH, {"regex": DISAMBIGUATION}),
-        Rule(f"lead of fewer than {bounds.lead_words} words", "lead_words", BETWEEN, {"min_value": bounds.lead_words}),
+        Rule("no_disambiguation_page", "disambiguation page (may refer to)", "disambiguation", IN_SET, NO),
+        Rule("lead_long_enough", f"lead of fewer than {words} words", "lead_words", BETWEEN, {"min_value": words}),
     )
 
 
 def _text_rules(bounds: Bounds) -> tuple[Rule, ...]:
     return (
         *_article_rules(bounds),
-        Rule("title is not unique", "title", UNIQUE),
-        Rule("monologue: not two speakers", "speakers", IN_SET, {"value_set": [2]}, tolerated=0.6),
-        Rule("conversation of fewer than 60 words", "dialogue_words", BETWEEN, {"min_value": 60}, tolerated=0.5),
-        Rule("spam: one word is more than 12% of all", "repetition", BETWEEN, {"max_value": 0.12}, tolerated=0.2),
-        Rule("share of ASCII characters in English text", "ascii", MEAN, {"min_value": 0.97}, "warning"),
-    )
+        Rule("title_is_unique", "title is not unique", "title_again", IN_SET, NO),
+        Rule("two_speakers", "monologue: not two speakers", "speakers", IN_SET, {"value_set": [2]}, tolerated=0.6),
+        Rule("dialogue_long_enough", "conversation of fewer than 60 words", "dialogue_words", BETWEEN,
+             {"min_value": 60}, tolerated=0.5),
+        Rule("dialogue_no_spam", "spam: one word is more than 12% of all", "top_word", BETWEEN, {"max_value": 0.12},
+             tolerated=0.2),
+        Rule("mostly_ascii", "share of ASCII characters in English text", "ascii", MEAN, {"min_value": 0.97},
+             "warning"),
+    )  # fmt: skip
 
 
 def _instruction_rules(bounds: Bounds) -> tuple[Rule, ...]:
@@ -97,133 +162,55 @@ def _instruction_rules(bounds: Bounds) -> tuple[Rule, ...]:
     span = {"min_value": least, "max_value": most}
     return (
         *_article_rules(bounds),
-        Rule("description is empty", "gloss_words", BETWEEN, {"min_value": 1}),
-        Rule(UNGROUNDED, "ungrounded", BETWEEN, {"max_value": 0}, tolerated=0.1),
-        Rule(f"description of more than {words} words", "gloss_words", BETWEEN, {"max_value": words}),
-        Rule("topic is not one of the set", "known_topic", IN_SET, {"value_set": [True]}, tolerated=0.25),
-        Rule("the answer stands in the prompt", "leaks", IN_SET, NO),
-        Rule(f"docstring not of {least} to {most} words", "docstring_words", BETWEEN, span, tolerated=0.9),
-    )
+        Rule("description_grounded", "number in the description that the prompt does not hold", "ungrounded", BETWEEN,
+             {"max_value": 0}, tolerated=0.1),
+        Rule("description_short", f"description of more than {words} words", "gloss_words", BETWEEN,
+             {"max_value": words}),
+        Rule("topic_known", "topic is not one of the set", "known_topic", IN_SET, {"value_set": [True]},
+             tolerated=0.25),
+        Rule("name_masked", "the answer stands in the prompt", "unmasked", IN_SET, NO),
+        Rule("docstring_length", f"docstring not of {least} to {most} words", "docstring_words", BETWEEN, span,
+             tolerated=0.9),
+        Rule("response_is_no_echo", "the response repeats the prompt", "echo", IN_SET, NO),
+        Rule("response_not_in_prompt", "the response stands in the prompt word for word", "contained", IN_SET, NO,
+             "warning", tolerated=0.5),
+    )  # fmt: skip
 
 
 def _rating_rules(bounds: Bounds) -> tuple[Rule, ...]:
     return (
-        Rule("monologue: not two speakers", "speakers", IN_SET, {"value_set": [2]}, tolerated=0.6),
-        Rule("untouched rating sliders", "untouched", IN_SET, NO, tolerated=0.8),
-        Rule("rating outside 1 to 10", "lowest", BETWEEN, {"min_value": 1}),
-        Rule("rating outside 1 to 10", "highest", BETWEEN, {"max_value": 10}),
-        Rule("excerpt of fewer than 30 words", "words", BETWEEN, {"min_value": 30}, tolerated=0.6),
-        Rule("spam: one word is more than 20% of all", "repetition", BETWEEN, {"max_value": 0.2}, tolerated=0.2),
-    )
+        Rule("two_speakers", "monologue: not two speakers", "speakers", IN_SET, {"value_set": [2]}, tolerated=0.6),
+        Rule("sliders_touched", "untouched rating sliders", "untouched", IN_SET, NO, tolerated=0.8),
+        Rule("lowest_rating", "rating outside 1 to 10", "lowest", BETWEEN, {"min_value": 1}),
+        Rule("highest_rating", "rating outside 1 to 10", "highest", BETWEEN, {"max_value": 10}),
+        Rule("excerpt_long_enough", "excerpt of fewer than 30 words", "words", BETWEEN, {"min_value": 30},
+             tolerated=0.6),
+        Rule("rated_no_spam", "spam: one word is more than 20% of all", "top_word", BETWEEN, {"max_value": 0.2},
+             tolerated=0.2),
+    )  # fmt: skip
 
 
 def _preference_rules(bounds: Bounds) -> tuple[Rule, ...]:
     return (
-        Rule("chosen and rejected are the same", "same", IN_SET, NO),
-        Rule("share of pairs whose chosen text is the longer one", "longer", MEAN, EVEN, "warning"),
+        Rule("chosen_is_not_rejected", "chosen and rejected are the same", "same", IN_SET, NO),
+        Rule(
+            "length_is_no_hint", "share of pairs whose chosen text is the longer one", "longer", MEAN, EVEN, "warning"
+        ),
     )
 
 
-_SUITES: dict[str, Callable[[Bounds], tuple[Rule, ...]]] = {
+def _label_rules(bounds: Bounds) -> tuple[Rule, ...]:
+    return (
+        Rule("label_not_null", "label is null", "label_here", NOT_NULL),
+        Rule("labels_are_mixed", "share of answers labelled good", "good", MEAN, {"min_value": 0.05, "max_value": 0.95},
+             "warning"),
+    )  # fmt: skip
+
+
+_OWN: dict[str, Callable[[Bounds], tuple[Rule, ...]]] = {
     "text": _text_rules,
     "instructions": _instruction_rules,
-    "ratings": _rating_rules,
     "preferences": _preference_rules,
+    "labels": _label_rules,
+    "ratings": _rating_rules,
 }
-PARTS = {
-    "text": ("text",),
-    "instructions": ("prompt", "response"),
-    "ratings": ("prompt", "text"),
-    "preferences": ("prompt", "chosen", "rejected"),
-}
-
-
-def facts(kind: str, rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """One column per fact, None where the fact does not apply to the row."""
-    seen: set[str] = set()
-    columns: dict[str, list[Any]] = {rule.column: [] for rule in suite(kind) if rule.column}
-    for row in rows:
-        parts = [str(row[part]) for part in PARTS[kind]]
-        content = "\n".join(parts)
-        mark = f"{row.get('kind')}\n{content}"
-        found = {
-            "id": row["id"],
-            "content": content,
-            "plain": None if row.get("domain", row.get("kind")) in LINKED else content,
-            "empty": not all(part.strip() for part in parts),
-            "garbled": bool(re.search(r"[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f]", content)),
-            "copy": mark in seen,
-            **_FACTS[kind](row),
-        }
-        seen.add(mark)
-        for name, values in columns.items():
-            values.append(found.get(name))
-    return columns
-
-
-def _article_facts(row: Row) -> dict[str, Any]:
-    return {"lead": row["lead"], "lead_words": len(row["lead"].split())} if "lead" in row else {}
-
-
-def _text_facts(row: Row) -> dict[str, Any]:
-    text = row["text"]
-    facts: dict[str, Any] = _article_facts(row)
-    if row["domain"] == "encyclopaedia":
-        facts["title"] = f"{row['language']}:{text.split(chr(10))[0]}"
-    if row["domain"] == "dialogue":
-        words = text.casefold().split()
-        facts["speakers"] = row["speakers"]
-        if row["speakers"] == 2:
-            facts["dialogue_words"] = len(words)
-        if len(words) >= 60:
-            facts["repetition"] = _repetition(words)
-    if row.get("language") == "en" and text:
-        facts["ascii"] = sum(map(str.isascii, text)) / len(text) if not text.isascii() else 1.0
-    return facts
-
-
-def _instruction_facts(row: Row) -> dict[str, Any]:
-    facts: dict[str, Any] = _article_facts(row)
-    match row["kind"]:
-        case "gloss":
-            facts["ungrounded"] = len(prose.ungrounded_numbers(row["response"], row["prompt"]))
-            facts["gloss_words"] = len(row["response"].split())
-        case "topic":
-            facts["known_topic"] = row["response"] in row["choices"]
-        case "name":
-            facts["leaks"] = prose.mask(row["prompt"], row["response"]) is not None
-        case "docstring":
-            facts["docstring_words"] = len(row["response"].split())
-    return facts
-
-
-def _rating_facts(row: Row) -> dict[str, Any]:
-    words = row["text"].casefold().split()
-    ratings = list(row["ratings"].values())
-    facts = {
-        "speakers": row["speakers"], "untouched": set(ratings) == {5}, "lowest": min(ratings), "highest": max(ratings),
-    }  # fmt: skip
-    if row["speakers"] == 2:
-        facts["words"] = len(words)
-    if len(words) >= 30:
-        facts["repetition"] = _repetition(words)
-    return facts
-
-
-def _preference_facts(row: Row) -> dict[str, Any]:
-    chosen, rejected = row["chosen"], row["rejected"]
-    longer = float(len(chosen) > len(rejected)) if len(chosen) != len(rejected) else 0.5
-    return {"same": chosen.strip() == rejected.strip(), "longer": longer}
-
-
-_FACTS: dict[str, Callable[[Row], dict[str, Any]]] = {
-    "text": _text_facts,
-    "instructions": _instruction_facts,
-    "ratings": _rating_facts,
-    "preferences": _preference_facts,
-}
-
-
-def _repetition(words: Sequence[str]) -> float:
-    """The share of the commonest word."""
-    return Counter(words).most_common(1)[0][1] / len(words) if words else 0.0

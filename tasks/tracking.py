@@ -130,6 +130,17 @@ def log_metrics(run_id: str, values: Mapping[str, float], model_id: str | None =
     _send(run_id, [Metric(name, value, now, 0, model_id=model_id, run_id=run_id) for name, value in values.items()])
 
 
+def log_dataset(run_id: str, *, digest: str, path: Path, counts: Mapping[str, Any], context: str) -> None:
+    """Records which data a run made or used (`context`), as MLflow's "Datasets used" shows it."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": path.as_uri()})
+    made = Dataset("data", digest[:36], "local", source, profile=json.dumps({"rows": counts})[:65_000])
+    store = client()
+    with reachable():
+        store.log_inputs(run_id, [DatasetInput(made, [InputTag("mlflow.data.context", context)])])
+
+
 def log_files(run_id: str, paths: Sequence[Path], under: str | None = None) -> None:
     store = client()
     with reachable():
@@ -249,7 +260,8 @@ def _end_stale(store: "MlflowClient", where: str, key: str) -> None:
 def _end(store: "MlflowClient", run_id: str, state: str) -> None:
     """Ends a run whose work failed; that error matters more than a store which fails as well."""
     try:
-        store.set_terminated(run_id, state)
+        with quiet():
+            store.set_terminated(run_id, state)
     except Exception as error:
         logger.warning("run %s at %s could not be ended as %s: %s", run_id, uri(), state, _first_line(error))
 
@@ -299,8 +311,9 @@ def _send(run_id: str, metrics: Sequence[Any]) -> None:
 
 
 def _allowed(name: str) -> str:
-    """MLflow takes letters, digits and `_-. :/` in names."""
-    return re.sub(r"[^\w\-. :/]", "_", name)
+    """MLflow takes letters, digits and `_-. :/` in names, and nothing that as a path would be another one."""
+    parts = re.sub(r"[^\w\-. :/]", "_", name).split("/")
+    return "/".join(part.replace("..", "_") for part in parts if part not in ("", ".")) or "_"
 
 
 def _now() -> int:

@@ -1,50 +1,94 @@
-"""Runs the suites with Great Expectations: which rows go to quarantine and why, and when the run must stop.
+"""Runs the suites with Great Expectations: which rows break which rule, what is quarantined, when a run must stop.
 
-A broken row rule quarantines the row under the rule's reason, up to the share of rows that is tolerated; a broken
-table rule, or a larger share, stops the run; a warning is only reported.
+A broken row error quarantines the row under the rule's reason, up to the share that is tolerated; a broken table
+error, or a larger share, stops the run; a warning is only reported. Files are judged in blocks, so that they need not
+fit in memory: counts add up, and copies are told across blocks.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tasks.errors import DataValidationError
-from tasks.suites import DEFAULT, Bounds, Row, Rule, facts, suite
+from tasks.facts import Facts
+from tasks.rows import Row, blocks
+from tasks.suites import DEFAULT, MEAN, NOT_NULL, PARTS, ROWS, Bounds, Rule, suite
 
 SHOWN = 5
+NO_HASHES = np.zeros(0, np.uint64)
+COMPLETE = {"result_format": "COMPLETE", "return_unexpected_index_query": False, "exclude_unexpected_values": True}
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a suite found: the report, and for each broken row its index and first reason."""
+@dataclass
+class Tally:
+    """What one rule has found so far."""
 
-    report: dict[str, Any]
-    broken: dict[int, str]
+    applicable: int = 0
+    failed: int = 0
+    total: float = 0.0
+    examples: list[dict[str, Any]] = field(default_factory=list)
 
 
-def check(kind: str, rows: Sequence[Row], bounds: Bounds = DEFAULT) -> Verdict:
-    """Runs the suite. Raises DataValidationError when an expectation cannot be evaluated at all."""
-    rules = suite(kind, bounds)
-    results = _evaluate(kind, facts(kind, rows), rules)
+class Judge:
+    """Holds a kind of file against its suite, block by block."""
+
+    def __init__(self, kind: str, bounds: Bounds = DEFAULT, held_out: np.ndarray = NO_HASHES):
+        """`held_out`: content hashes of rows on held-out sides, which no row for training may have."""
+        self.kind, self.rules = kind, suite(kind, bounds)
+        self.facts = Facts(kind, bounds, held_out)
+        self.tallies = [Tally() for _ in self.rules]
+        self.reasons: Counter[str] = Counter()
+        self.rows = 0
+        self.validator = _Validator(kind, self.rules)
+
+    def look(self, rows: Sequence[Row]) -> dict[int, str]:
+        """Judges a block; the first reason of each broken row by its place in the block.
+
+        Raises DataValidationError when an expectation cannot be evaluated at all.
+        """
+        broken: dict[int, str] = {}
+        for rule, tally, result in zip(
+            self.rules, self.tallies, self.validator.results(self.facts.of(rows)), strict=True
+        ):
+            failed = result.get("unexpected_index_list") or []
+            applicable = int(result.get("element_count", 0)) - int(result.get("missing_count", 0))
+            if rule.expectation == NOT_NULL:
+                applicable = len(rows)
+            tally.applicable += applicable
+            tally.failed += int(result.get("unexpected_count", 0))
+            tally.total += float(result.get("observed_value") or 0.0) * applicable
+            tally.examples += [_shown(self.kind, rows[i]) for i in failed[: SHOWN - len(tally.examples)]]
+            if rule.severity == "error" and rule.scope == "row":
+                for index in failed:
+                    broken.setdefault(index, rule.reason)
+        self.rows += len(rows)
+        self.reasons.update(broken.values())
+        return broken
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able: `success`, counts, and every expectation with what it found."""
+        entries = [_entry(rule, tally, self.rows) for rule, tally in zip(self.rules, self.tallies, strict=True)]
+        return {
+            "success": all(entry["success"] for entry in entries if entry["severity"] == "error"),
+            "rows": self.rows,
+            "kept": self.rows - self.reasons.total(),
+            "quarantined": dict(self.reasons.most_common()),
+            "expectations": entries,
+        }
+
+
+def check(kind: str, rows: Iterable[Row], bounds: Bounds = DEFAULT) -> tuple[dict[str, Any], dict[int, str]]:
+    """The report on all rows, and the first reason of each broken one by its number."""
+    judge = Judge(kind, bounds)
     broken: dict[int, str] = {}
-    entries = []
-    for rule, result in zip(rules, results, strict=True):
-        failed = result.get("unexpected_index_list") or []
-        if rule.level == "row":
-            for index in failed:
-                broken.setdefault(index, rule.reason)
-        entries.append(_entry(rule, result, [rows[index] for index in failed[:SHOWN]]))
-    counts = Counter(broken.values())
-    report = {
-        "rows": len(rows),
-        "kept": len(rows) - len(broken),
-        "quarantined": dict(counts.most_common()),
-        "expectations": entries,
-    }
-    return Verdict(report, broken)
+    for block in blocks(rows):
+        before = judge.rows
+        broken |= {before + index: reason for index, reason in judge.look(block).items()}
+    return judge.report(), broken
 
 
 def refuse(file: str, report: Mapping[str, Any], *, on_failure: str) -> None:
@@ -55,121 +99,133 @@ def refuse(file: str, report: Mapping[str, Any], *, on_failure: str) -> None:
     lines = [f"{file}: {len(fatal)} expectation(s) failed on {report['rows']} rows"]
     for entry in fatal:
         lines.append(
-            f"  {entry['reason']} ({entry['expectation']} on {entry['column'] or 'the table'}): {entry['failed']} of "
-            f"{entry['applicable']} rows, {entry['share']:.1%}, tolerated {entry['tolerated']:.1%}"
+            f"  {entry['name']}: {entry['reason']} ({entry['expectation']} on {entry['column'] or 'the table'}): "
+            f"{entry['failed']} of {entry['applicable']} rows, {entry['share']:.1%}, tolerated {entry['tolerated']:.1%}"
         )
-        lines += [f"    {example}" for example in entry["examples"]]
-    stopped = "; or set data.on_failure=quarantine to leave single rows out" if on_failure == "stop" else ""
+        lines += [f"    {_located(example)}" for example in entry["examples"]]
+    other = "set data.on_failure=quarantine" if on_failure == "stop" else "raise data.tolerated"
+    stopped = f"; or {other} to leave single rows out" if any(entry["scope"] == "row" for entry in fatal) else ""
     raise DataValidationError("\n".join([*lines, f"Mend or remove these rows in the source{stopped}."]))
 
 
 def _is_fatal(entry: Mapping[str, Any], on_failure: str) -> bool:
-    if entry["level"] == "warning" or entry["success"]:
+    if entry["severity"] == "warning" or entry["success"]:
         return False
-    return entry["level"] == "table" or on_failure == "stop" or entry["share"] > entry["tolerated"]
+    return entry["scope"] == "table" or on_failure == "stop" or entry["share"] > entry["tolerated"]
 
 
-def _evaluate(kind: str, columns: Mapping[str, list[Any]], rules: Sequence[Rule]) -> list[dict[str, Any]]:
-    """The result of each rule, in order; `success` beside what GX measured."""
-    import great_expectations as gx
+class _Validator:
+    """One Great Expectations context for all blocks of a kind."""
+
+    def __init__(self, kind: str, rules: Sequence[Rule]):
+        import great_expectations as gx
+
+        logging.getLogger("great_expectations.data_context.types.base").setLevel(
+            logging.WARNING
+        )  # it announces every temporary folder
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = {"globally": False}
+        asset = context.data_sources.add_pandas("rows").add_dataframe_asset(kind)
+        self.kind, self.rules = kind, rules
+        self.batch = asset.add_batch_definition_whole_dataframe("all")
+
+    def results(self, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What GX measured for each rule, in order; nothing where a rule applies to no row."""
+        import great_expectations as gx
+
+        frame = _frame(columns)
+        needed = [i for i, rule in enumerate(self.rules) if _applies(rule, frame)]
+        wanted = gx.ExpectationSuite(name=self.kind, expectations=[_expectation(self.rules[i], i) for i in needed])
+        found: list[dict[str, Any]] = [{} for _ in self.rules]
+        batch = self.batch.get_batch({"dataframe": frame})
+        for result in batch.validate(wanted, result_format=COMPLETE).results:
+            index = result.expectation_config.meta["rule"]
+            self._raise_if_errored(self.rules[index], result.exception_info)
+            found[index] = dict(result.result)
+            if self.rules[index].expectation == MEAN:  # GX counts nothing for an aggregate
+                found[index]["element_count"] = int(frame[self.rules[index].column].notna().sum())
+        return found
+
+    def _raise_if_errored(self, rule: Rule, info: Mapping[str, Any]) -> None:
+        """GX reports an expectation that crashed as one that failed; only `exception_info` tells them apart."""
+        for found in (info, *(value for value in info.values() if isinstance(value, Mapping))):
+            if found.get("raised_exception"):
+                raise DataValidationError(
+                    f"{self.kind}: the expectation {rule.expectation} on {rule.column!r} ({rule.reason}) could not be "
+                    f"evaluated: {found.get('exception_message')}. The rows were not judged; check the column's type."
+                )
+
+
+def _frame(columns: Mapping[str, Any]) -> Any:
     import pandas as pd
+    import pyarrow as pa
 
-    logging.getLogger("great_expectations.data_context.types.base").setLevel(
-        logging.WARNING
-    )  # it announces every temporary folder
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_pandas("rows").add_dataframe_asset(kind)
-    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": pd.DataFrame(columns)})
-    needed = [rule for rule in rules if not rule.column or any(value is not None for value in columns[rule.column])]
-    wanted = gx.ExpectationSuite(name=kind, expectations=[_expectation(rule, rules.index(rule)) for rule in needed])
-    found: list[dict[str, Any]] = [{"success": True, "element_count": 0} for _ in rules]
-    for result in batch.validate(wanted, result_format={"result_format": "COMPLETE"}).results:
-        index = result.expectation_config.meta["rule"]
-        _raise_if_errored(kind, rules[index], result.exception_info)
-        found[index] = {"success": bool(result.success), **result.result}
-    return found
+    def native(values: Any) -> Any:
+        """GX works on arrays of bool, int64 and float64 as a whole, and calls Python for each value of other types."""
+        if not isinstance(values, pa.Array | pa.ChunkedArray):
+            return values
+        if pa.types.is_boolean(values.type) and values.null_count:
+            return values.cast(pa.float64()).to_pandas()
+        return (values.cast(pa.int64()) if pa.types.is_integer(values.type) else values).to_pandas()
+
+    return pd.DataFrame({name: native(values) for name, values in columns.items()})
+
+
+def _applies(rule: Rule, frame: Any) -> bool:
+    if not rule.column or rule.expectation == NOT_NULL:
+        return True
+    return rule.column in frame and bool(frame[rule.column].notna().any())
 
 
 def _expectation(rule: Rule, index: int) -> Any:
     import great_expectations.expectations as gxe
 
-    severity = "warning" if rule.level == "warning" else "critical"
+    severity = "warning" if rule.severity == "warning" else "critical"
     column = {"column": rule.column} if rule.column else {}
     return getattr(gxe, rule.expectation)(**column, **rule.arguments, severity=severity, meta={"rule": index})
 
 
-def _raise_if_errored(kind: str, rule: Rule, info: Mapping[str, Any]) -> None:
-    """GX reports an expectation that crashed as one that failed; only `exception_info` tells them apart."""
-    for found in (info, *(value for value in info.values() if isinstance(value, Mapping))):
-        if found.get("raised_exception"):
-            raise DataValidationError(
-                f"{kind}: the expectation {rule.expectation} on {rule.column!r} ({rule.reason}) could not be "
-                f"evaluated: {found.get('exception_message')}. The rows were not judged; check the column's type."
-            )
-
-
-def _entry(rule: Rule, result: Mapping[str, Any], examples: Sequence[Row]) -> dict[str, Any]:
-    applicable = int(result.get("element_count", 0)) - int(result.get("missing_count", 0))
-    failed = int(result.get("unexpected_count", 0))
-    observed = result.get("observed_value")
+def _entry(rule: Rule, tally: Tally, rows: int) -> dict[str, Any]:
+    applicable = rows if rule.expectation == ROWS else tally.applicable
+    observed = tally.total / applicable if rule.expectation == MEAN and applicable else None
+    share = tally.failed / applicable if applicable else 0.0
     return {
+        "name": rule.name,
         "reason": rule.reason,
         "expectation": rule.expectation,
         "column": rule.column,
         "arguments": dict(rule.arguments),
-        "level": rule.level,
-        "success": result["success"],
+        "severity": rule.severity,
+        "scope": rule.scope,
+        "success": _holds(rule, rows, observed, share),
         "applicable": applicable,
-        "failed": failed,
-        "share": round(failed / applicable, 6) if applicable else 0.0,
-        "tolerated": rule.tolerated if rule.level == "row" else 0.0,
-        "observed": None if observed is None else round(float(observed), 6),
-        "examples": [_shown(row) for row in examples],
+        "failed": tally.failed,
+        "share": round(share, 6),
+        "tolerated": rule.tolerated if rule.scope == "row" else 0.0,
+        "observed": None if observed is None else round(observed, 6),
+        "examples": tally.examples,
     }
 
 
-def _shown(row: Row) -> dict[str, str]:
-    wanted = ("id", "prompt", "response", "text", "ratings")
-    return {name: str(row[name])[:160] for name in wanted if name in row}
+def _holds(rule: Rule, rows: int, observed: float | None, share: float) -> bool:
+    """Whether all blocks together meet the expectation; a warning about rows holds up to the share it tolerates."""
+    if rule.expectation == ROWS:
+        return rows >= rule.arguments["min_value"]
+    if rule.expectation == MEAN:
+        low, high = rule.arguments.get("min_value", -np.inf), rule.arguments.get("max_value", np.inf)
+        return observed is None or bool(low <= observed <= high)
+    return share <= (rule.tolerated if rule.severity == "warning" else 0.0)
 
 
-def page(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """All reports as one HTML page that needs no network."""
-    parts = [_HEAD]
-    for file, report in reports.items():
-        parts.append(f"<h2>{escape(file)}</h2><p>{report['rows']} rows, {report['kept']} kept.</p><table>")
-        parts.append("".join(f"<th>{name}" for name in _COLUMNS))
-        parts += [_table_row(entry) for entry in report["expectations"]]
-        parts.append("</table>")
-    return "\n".join([*parts, "</html>\n"])
+def _shown(kind: str, row: Row) -> dict[str, Any]:
+    """Where a row is and how its parts begin."""
+    place: dict[str, Any] = {name: row[name] for name in ("file", "line", "id") if name in row}
+    parts = {part: None if row[part] is None else str(row[part])[:160] for part in PARTS[kind]}
+    return {**place, **parts, **({"ratings": row["ratings"]} if "ratings" in row else {})}
 
 
-_COLUMNS = ("Rule", "Level", "Expectation", "Applies to", "Broken by", "Share", "Tolerated", "Observed", "")
-
-
-def _table_row(entry: Mapping[str, Any]) -> str:
-    examples = "<br>".join(escape(str(example)) for example in entry["examples"])
-    cells = (
-        escape(entry["reason"]),
-        entry["level"],
-        f"{entry['expectation']}({escape(entry['column'])})",
-        entry["applicable"],
-        entry["failed"],
-        f"{entry['share']:.2%}",
-        f"{entry['tolerated']:.0%}",
-        "" if entry["observed"] is None else f"{entry['observed']:g}",
-        f"<details><summary>examples</summary>{examples}</details>" if examples else "",
+def _located(example: Mapping[str, Any]) -> str:
+    where = f"{example['file']}, line {example['line']}: " if "line" in example else f"{example.get('id', '')}: "
+    return where + "; ".join(
+        f"{name} {value!r}" for name, value in example.items() if name not in ("file", "line", "id")
     )
-    state = "ok" if entry["success"] else entry["level"]
-    return f"<tr class={state}>" + "".join(f"<td>{cell}" for cell in cells)
-
-
-_HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Validation of the data</title>
-<style>body{font:15px/1.45 system-ui,sans-serif;margin:2rem;max-width:80rem;color:#1c2321;background:#fff}
-table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #d5dbd8;padding:.3rem .6rem;text-align:left;
-vertical-align:top}
-tr.row td:nth-child(5){color:#8a5a00}tr.table td{background:#fde8e6}tr.warning td{background:#fff6d9}
-@media(prefers-color-scheme:dark){body{color:#e6ebe8;background:#171b19}td,th{border-color:#39413d}
-tr.table td{background:#4a211d}tr.warning td{background:#453a14}tr.row td:nth-child(5){color:#e6b34d}}</style>
-<h1>Validation of the data</h1>"""

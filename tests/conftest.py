@@ -27,5 +27,6 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees or touches the store, the registry or the data of the checkout."""
     for name in ("home", "project"):
         monkeypatch.setenv(f"EVERGREEN_{name.upper()}", str(tmp_path / name))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "dvc"))  # or DVC keeps a folder for every project it sees
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)

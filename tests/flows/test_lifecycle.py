@@ -10,7 +10,7 @@ import pytest
 
 from flows import deployments
 from flows.plan import plan
-from tasks import registry, steps
+from tasks import registry, steps, tracking
 from tasks.artifacts import RegisteredModel
 
 pytestmark = [pytest.mark.flow, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -97,3 +97,22 @@ def test_the_plan_reruns_only_what_depends_on_a_change(registered: RegisteredMod
 def test_execution_changes_no_key(registered: RegisteredModel) -> None:
     _, parameters = _parameters("execution.threads=1", "execution.processes=1")
     assert all(step["reused"] for step in plan("lifecycle", parameters)["steps"])
+
+
+def test_other_data_are_held_against_those_of_the_champion(registered: RegisteredModel, home: Path) -> None:
+    tracking.client().set_registered_model_alias("tiny", registry.CHAMPION, "1")
+    trained_on = registry.find(f"tiny@{registry.CHAMPION}").tags["data_digest"]
+    overrides = ["name=tiny", "recipe.limit=150", "recipe.languages=[fr]", "recipe.script=Latin"]
+    flow, parameters = deployments.configured(deployments.load("data/encyclopaedia"), overrides)
+    dataset = flow(**parameters)
+    found = steps.find("latest", "drift", steps.Artifact, name="compare")
+    drift = json.loads((found.path / "drift.json").read_text())
+    assert (drift["reference"]["data"]["digest"], drift["current"]["data"]["digest"]) == (trained_on, dataset.digest)
+    moved = {each["feature"].split(" @")[0] for each in drift["features"] if each["moved"]}
+    assert "response loss" in {each["feature"].split(" @")[0] for each in drift["features"]}
+    assert moved, "French is no English"
+    planned = plan("data", parameters)["steps"]
+    assert [row["name"] for row in planned if row["name"].startswith("drift")] == [
+        "drift/profile", "drift/profile (2)", "drift/compare",
+    ]  # fmt: skip
+    assert all(row["reused"] for row in planned)

@@ -1,0 +1,151 @@
+"""Validates every file of candidate rows: the good ones go on, the others to quarantine with their reason."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from tasks import facts, progress, readers, sources, validation, validation_page
+from tasks.progress import Count
+from tasks.rows import Row, blocks, read, write_json
+from tasks.suites import PARTS, Bounds
+
+if TYPE_CHECKING:
+    from tasks.data import ValidateRecipe
+
+INTERNAL = {"lead", "choices", "people", "holdout"}  # for the checks and the split, no part of a row that is shown
+
+
+def validate(source: Path, folder: Path, recipe: "ValidateRecipe") -> dict[str, Any]:
+    """Writes the valid rows of each file, `quarantine.jsonl`, `validation.json` and `.html`; returns the counts.
+
+    Raises DataValidationError where more is wrong than may be left out.
+    """
+    reports: dict[str, Any] = {}
+    scrubbed: Counter[str] = Counter()
+    with (folder / "quarantine.jsonl").open("wb") as quarantine:
+        for path in sorted(source.glob("*.jsonl")):
+            kind = path.stem
+            judge = validation.Judge(kind, bounds(recipe), held_out(kind, read(path)))
+            with (folder / path.name).open("wb") as valid:
+                for block in blocks(read(path)):
+                    rows = scrub(kind, block, scrubbed) if recipe.scrub else block
+                    broken = judge.look(rows)
+                    for index, row in enumerate(rows):
+                        reason = broken.get(index)
+                        out = row if reason is None else quarantined(kind, reason, row)
+                        (valid if reason is None else quarantine).write(
+                            orjson.dumps(out, option=orjson.OPT_APPEND_NEWLINE)
+                        )
+            reports[kind] = judge.report()
+            validation.refuse(kind, reports[kind], on_failure=recipe.on_failure)
+    write_json(folder / "validation.json", reports)
+    (folder / "validation.html").write_text(validation_page.page(reports), encoding="utf-8")
+    progress.publish("validation", validation_page.markdown(reports), "Validation of the data")
+    return {**_summary(reports), **({"scrubbed": dict(sorted(scrubbed.items()))} if recipe.scrub else {})}
+
+
+def bounds(recipe: "ValidateRecipe") -> Bounds:
+    """The limits of the suites that the recipe asks for."""
+    return Bounds(
+        lead_words=recipe.lead_words, description_words=recipe.description_words,
+        characters=(recipe.least_characters, recipe.most_characters), tokens=(recipe.least_tokens, recipe.most_tokens),
+        script=recipe.script, repetition=recipe.most_repetition, tolerated=recipe.tolerated,
+    )  # fmt: skip
+
+
+def held_out(kind: str, rows: Iterator[Row]) -> np.ndarray:
+    """The content hashes of the rows whose source puts them on a held-out side; one more pass over the file."""
+    found = [np.zeros(0, np.uint64)]
+    for block in blocks(row for row in rows if row.get("holdout") == "given" and row["side"] != "train"):
+        found.append(facts.content_hashes(block, facts.columns_of(kind, block)[1]))
+    return np.unique(np.concatenate(found))
+
+
+def scrub(kind: str, rows: Sequence[Row], counts: Counter[str]) -> list[Row]:
+    """The rows with personal data and secrets replaced; `counts` grows by what was found."""
+    from models import privacy
+
+    parts, _ = facts.columns_of(kind, rows)
+    clean = {}
+    for part, texts in parts.items():
+        replaced, found = privacy.scrub(texts)
+        counts.update(found)
+        clean[part] = replaced.to_pylist()
+    return [{**row, **{part: clean[part][index] for part in PARTS[kind]}} for index, row in enumerate(rows)]
+
+
+def quarantined(file: str, reason: str, row: Row) -> Row:
+    """A row that was left out, with the reason."""
+    return {"file": file, "reason": reason, "row": {name: row[name] for name in row if name not in INTERNAL}}
+
+
+def _summary(reports: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "rows": {name: report["rows"] for name, report in reports.items()},
+        "kept": {name: report["kept"] for name, report in reports.items()},
+        "quarantined": {name: report["quarantined"] for name, report in reports.items()},
+        "warnings": [
+            entry["reason"]
+            for report in reports.values()
+            for entry in report["expectations"]
+            if entry["severity"] == "warning" and not entry["success"]
+        ],
+    }
+
+
+def examine(where: Path, kind: str, limits: Bounds, quarantine: Path | None = None) -> dict[str, Any]:
+    """Judges a file or folder as people have it: `success`, `rows` and every expectation with what it found.
+
+    With `quarantine`, broken rows are written there with their reason. Raises SourceError where the files cannot be
+    read as that kind.
+    """
+    files = readers.data_files(where)
+    holdouts = sources.holdouts(files)
+    apart = [name for name in files if holdouts[name].get("side", "train") != "train"]
+
+    def rows(names: Iterable[str]) -> Iterator[Row]:
+        for name in names:
+            for row in readers.rows(files[name], name, kind):
+                row.update(holdouts[name])
+                if "record" in row:
+                    row["id"] = row["record"]
+                yield row
+
+    judges: dict[str, validation.Judge] = {}
+    count = Count(f"validate {where.name}")
+    with quarantine.open("wb") if quarantine else nullcontext() as target:
+        for of_kind, block in _by_suite(kind, rows(files)):
+            if of_kind not in judges:
+                held = held_out(of_kind, (row for row in rows(apart) if _suite_of(kind, row) == of_kind))
+                judges[of_kind] = validation.Judge(of_kind, limits, held)
+            broken = judges[of_kind].look(block)
+            count.add(len(block))
+            if target:
+                lines = (quarantined(of_kind, broken[i], block[i]) for i in sorted(broken))
+                target.writelines(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
+    reports = [judge.report() for judge in judges.values()] or [validation.Judge(kind, limits).report()]
+    return {
+        "success": all(report["success"] for report in reports),
+        "rows": sum(report["rows"] for report in reports),
+        "kept": sum(report["kept"] for report in reports),
+        "expectations": [entry for report in reports for entry in report["expectations"]],
+    }
+
+
+def _by_suite(kind: str, rows: Iterator[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Blocks of rows with the suite that they belong to: single labelled answers are not pairs."""
+    for block in blocks(rows):
+        if kind != "preferences":
+            yield kind, block
+            continue
+        for of_kind in sorted({_suite_of(kind, row) for row in block}):
+            yield of_kind, [row for row in block if _suite_of(kind, row) == of_kind]
+
+
+def _suite_of(kind: str, row: Row) -> str:
+    return "labels" if kind == "preferences" and "label" in row else kind
