@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -108,15 +109,14 @@ def chat(options: argparse.Namespace) -> int:
 
 def validate(options: argparse.Namespace) -> int:
     _prepare()
-    from pathlib import Path
-
     from tasks.errors import SourceError
+    from tasks.readers import located
     from tasks.suites import Bounds
     from tasks.validate import examine
 
-    target = Path(options.quarantine) if options.quarantine else None
     try:
-        found = examine(Path(options.path).expanduser().resolve(), options.kind, Bounds(script=options.script), target)
+        target = located(options.quarantine) if options.quarantine else None
+        found = examine(located(options.path), options.kind, Bounds(script=options.script), target)
     except SourceError as error:
         raise UsageError(str(error)) from None
     _print(found, options.json, _findings_table)
@@ -246,8 +246,14 @@ def _converse(reply: Callable[[list[dict[str, str]]], str]) -> int:
 
 
 def _print(value: Any, as_json: bool, table: Callable[[Any], str]) -> int:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str) if as_json else table(value))
+    print(_escaped(json.dumps(value, indent=1, ensure_ascii=False, default=str)) if as_json else table(value))
     return 0
+
+
+def _escaped(document: str) -> str:
+    """JSON without the controls and turns of direction that json.dumps lets through: it may be read on a terminal."""
+    return re.sub(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]", lambda found: ascii(found[0])[1:-1]
+                  .replace("\\x", "\\u00"), document)  # fmt: skip
 
 
 def _plan_table(planned: Mapping[str, Any]) -> str:
@@ -275,7 +281,7 @@ def _findings_table(found: Mapping[str, Any]) -> str:
 
 def _example(example: Mapping[str, Any]) -> str:
     """Where a broken row is, and how it begins."""
-    place = ", ".join(str(example[name]) for name in ("file", "line") if name in example).replace(", ", " line ")
+    place = f"{example['file']} line {example['line']}" if "line" in example else str(example.get("id", ""))
     parts = {name: value for name, value in example.items() if name not in ("file", "line", "id")}
     return f"{place}: " + "; ".join(
         f"{name} {value if value is None else ascii(value[:60])}" for name, value in parts.items()

@@ -8,14 +8,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from models.duplicates import Words, rolling, words
+from models.hashes import among
 from models.prose import sentences
+from models.shingles import Words, rolling, words
 
-_SIEVED = np.uint64(40)  # bits that the sieve leaves out: it spares nearly all n-grams the search among the protected
+_BITS, _PROBES = 16, 4  # of the sieve, for each protected n-gram: 0.24% of the others pass it
+_MOST_BITS = 2**32 - 1
+_AT_ONCE = 1 << 20  # hashes of a piece
+_UNKNOWN, _NOWHERE, _BEYOND = -2, -1, 2**62  # instead of an item
 
 
 class Span(NamedTuple):
@@ -39,14 +44,6 @@ class Overlap(NamedTuple):
     """Its first shared n-gram, as it stands in the text."""
 
 
-class _Grams(NamedTuple):
-    """The protected n-grams of one length, ascending; the first item that holds each; training texts that do."""
-
-    hashes: np.ndarray
-    items: np.ndarray
-    seen: np.ndarray
-
-
 class _Run(NamedTuple):
     """Places of words from `start` up to `stop`; where its first n-gram stops; the item that holds this one."""
 
@@ -61,21 +58,21 @@ class Contamination:
 
     An item of `width` words or more is protected by all its `width`-grams, one of at least `least_words` words as a
     whole; a shorter one is common property and is not protected. N-grams that `count` met in more than `common` texts
-    are ignored as boilerplate; without `count`, none is. Memory: 20 bytes for each protected n-gram, 60 bytes for each
-    word of the texts given at once. N-grams are compared by 64-bit hashes: among `n` n-grams of training texts and `m`
-    protected ones, `n m / 2^64` false hits are expected, 0.005 for 10^10 and 10^7.
+    are ignored as boilerplate; without `count`, none is. On disk, in a folder of its own: 16 bytes for each protected
+    n-gram. In memory: 2 bytes for each (0.5 GiB at most), 20 for each that the texts share, 60 for each word of the
+    texts given at once. What was counted first is found fast: for other n-grams, `find` reads the protected ones again.
+    N-grams are compared by 64-bit hashes: among `n` n-grams of training texts and `m` protected ones, `n m / 2^64`
+    false hits are expected, 0.005 for 10^10 and 10^7.
     Raises ValueError unless `1 <= least_words <= width` and `common >= 0`.
     """
 
-    def __init__(self, *, width: int = 13, least_words: int = 8, common: int = 10) -> None:
+    def __init__(self, folder: Path, *, width: int = 13, least_words: int = 8, common: int = 10) -> None:
         if not 1 <= least_words <= width:
             raise ValueError(f"least_words is {least_words}, it must lie between 1 and the width, {width}")
         if common < 0:
             raise ValueError(f"common is {common}, it must be 0 or more")
-        self._width, self._least_words, self._common = width, least_words, common
+        self._folder, self._width, self._least_words, self._common = folder, width, least_words, common
         self._grams: dict[int, _Grams] = {}
-        self._sieve = np.zeros(1 << 24, bool)
-        self._pending: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._firsts: list[int] = []
         self._sources: list[tuple[str, int]] = []
         self._total: Counter[str] = Counter()
@@ -92,15 +89,20 @@ class Contamination:
         for length, rolled, whole in self._rolled(found):
             kept = whole & (lengths == length)
             if kept.any():
-                self._pending.setdefault(length, []).append((rolled[kept], first + owners[kept]))
+                if length not in self._grams:
+                    self._grams[length] = _Grams(self._folder / f"{length}-grams")
+                self._grams[length].protect(rolled[kept], first + owners[kept])
         return int((found.sizes >= self._least_words).sum())
 
     def count(self, texts: Sequence[str]) -> None:
         """Counts in how many training texts each protected n-gram stands; each text is to be counted once."""
         found = words(texts)
-        for length, at, places in self._hits(found):
-            once = np.unique(at * len(texts) + _owners(found, places)) // len(texts)
-            np.add.at(self._grams[length].seen, once, 1)
+        for length, hashes, places in self._hits(found):
+            owners = _owners(found, places)
+            order = np.lexsort((hashes, owners))
+            hashes, owners = hashes[order], owners[order]
+            once = (np.diff(hashes, prepend=np.uint64(0)) != 0) | (np.diff(owners, prepend=-1) != 0)
+            self._grams[length].count(hashes[once])
 
     def find(self, texts: Sequence[str]) -> list[Overlap]:
         """The texts that share an n-gram with a protected item, in order; one that several hold goes to the first."""
@@ -111,10 +113,10 @@ class Contamination:
         return [self._overlap(index, texts[index], found, [run for _, run in held]) for index, held in by_text]
 
     def _runs(self, found: Words) -> Iterator[_Run]:
-        for length, at, places in self._hits(found):
-            grams = self._grams[length]
-            rare = grams.seen[at] <= self._common
-            for place, item in zip(places[rare].tolist(), grams.items[at[rare]].tolist(), strict=True):
+        for length, hashes, places in self._hits(found):
+            items = self._grams[length].items(hashes, self._common)
+            held = items >= 0
+            for place, item in zip(places[held].tolist(), items[held].tolist(), strict=True):
                 yield _Run(place, place + length, place + length, item)
 
     def _overlap(self, document: int, text: str, found: Words, runs: Sequence[_Run]) -> Overlap:
@@ -137,28 +139,107 @@ class Contamination:
                 yield length, rolled, left >= length
 
     def _hits(self, found: Words) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """For each length: which protected n-grams are met, and the places of their first words."""
-        self._merge_pending()
+        """For each length: the n-grams that may be protected, and the places of their first words."""
         for length, rolled, whole in self._rolled(found):
             if length in self._grams:
-                hashes = self._grams[length].hashes
-                places = np.flatnonzero(whole & self._sieve[rolled >> _SIEVED])
-                at = np.minimum(np.searchsorted(hashes, rolled[places]), hashes.size - 1)
-                same = hashes[at] == rolled[places]
-                yield length, at[same], places[same]
+                places = self._grams[length].sieve().passed(rolled)
+                places = places[whole[places]]
+                yield length, rolled[places], places
 
-    def _merge_pending(self) -> None:
-        for length, parts in self._pending.items():
-            hashes, items = (np.concatenate(column) for column in zip(*parts, strict=True))
-            seen = np.zeros(hashes.size, np.int32)
-            if length in self._grams:
-                known = self._grams[length]
-                hashes, items = np.concatenate((known.hashes, hashes)), np.concatenate((known.items, items))
-                seen = np.concatenate((known.seen, seen))
-            hashes, first = np.unique(hashes, return_index=True)
-            self._grams[length] = _Grams(hashes, items[first], seen[first])
-            self._sieve[hashes >> _SIEVED] = True
-        self._pending.clear()
+
+class _Grams:
+    """The protected n-grams of one length, on disk with the item that holds each; in memory those that texts share."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._count = path, 0
+        self._sieve: _Sieve | None = None
+        self._hashes = np.zeros(0, np.uint64)
+        self._seen, self._first = np.zeros(0, np.int32), np.zeros(0, np.int64)
+        self._pending: list[np.ndarray] = []
+        path.touch(exist_ok=False)
+
+    def protect(self, hashes: np.ndarray, items: np.ndarray) -> None:
+        with self._path.open("ab") as file:
+            np.column_stack((hashes, items.astype(np.uint64))).tofile(file)
+        self._count += hashes.size
+        self._sieve = None
+        self._first[self._first == _NOWHERE] = _UNKNOWN
+
+    def sieve(self) -> "_Sieve":
+        if self._sieve is None:
+            self._sieve = _Sieve(self._count)
+            for hashes, _ in self._protected():
+                self._sieve.add(hashes)
+        return self._sieve
+
+    def count(self, hashes: np.ndarray) -> None:
+        """Counts one text more for each of the hashes, which may stand there more than once."""
+        self._pending.append(hashes)
+        if sum(map(len, self._pending)) >= _AT_ONCE:
+            self._tally()
+
+    def items(self, hashes: np.ndarray, common: int) -> np.ndarray:
+        """The first item that holds each n-gram; negative for one that none does, or more than `common` texts."""
+        self._tally()
+        self._add(np.unique(hashes))
+        self._look_up()
+        at = np.searchsorted(self._hashes, hashes)
+        return np.where(self._seen[at] <= common, self._first[at], _NOWHERE)
+
+    def _protected(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        with self._path.open("rb") as file:
+            while (pairs := np.fromfile(file, np.uint64, 2 * _AT_ONCE)).size:
+                yield pairs[::2], pairs[1::2].view(np.int64)
+
+    def _tally(self) -> None:
+        if self._pending:
+            distinct, counts = np.unique(np.concatenate(self._pending), return_counts=True)
+            self._pending.clear()
+            self._add(distinct)
+            self._seen[np.searchsorted(self._hashes, distinct)] += counts.astype(np.int32)
+
+    def _add(self, distinct: np.ndarray) -> None:
+        """Takes hashes, which are sorted, among those that texts share."""
+        new = distinct[~among(distinct, self._hashes)]
+        at = np.searchsorted(self._hashes, new)
+        self._hashes = np.insert(self._hashes, at, new)
+        self._seen, self._first = np.insert(self._seen, at, 0), np.insert(self._first, at, _UNKNOWN)
+
+    def _look_up(self) -> None:
+        unknown = np.flatnonzero(self._first == _UNKNOWN)
+        if not unknown.size:
+            return
+        wanted, first = self._hashes[unknown], np.full(unknown.size, _BEYOND)
+        for hashes, items in self._protected():
+            held = among(hashes, wanted)
+            np.minimum.at(first, np.searchsorted(wanted, hashes[held]), items[held])
+        self._first[unknown] = np.where(first == _BEYOND, _NOWHERE, first)
+
+
+class _Sieve:
+    """Lets pass what was added, and little else (Bloom 1970, with the double hashing of Kirsch, Mitzenmacher 2006)."""
+
+    def __init__(self, count: int) -> None:
+        self._size = np.uint64(min(max(64, _BITS * count), _MOST_BITS))
+        self._bits = np.zeros(int(self._size) // 8 + 1, np.uint8)
+
+    def add(self, hashes: np.ndarray) -> None:
+        for probe in range(_PROBES):
+            bit = self._bit(hashes, probe)
+            np.bitwise_or.at(self._bits, bit >> 3, np.uint8(1) << (bit & 7).astype(np.uint8))
+
+    def passed(self, hashes: np.ndarray) -> np.ndarray:
+        """The places of the hashes that pass."""
+        places = np.arange(hashes.size)
+        for probe in range(_PROBES):
+            bit = self._bit(hashes[places], probe)
+            places = places[self._bits[bit >> 3] >> (bit & 7).astype(np.uint8) & 1 != 0]
+        return places
+
+    def _bit(self, hashes: np.ndarray, probe: int) -> np.ndarray:
+        mixed = (hashes >> 32) + np.uint64(probe) * (hashes & 0xFFFFFFFF | 1)
+        scaled: np.ndarray = (mixed & 0xFFFFFFFF) * self._size >> 32
+        return scaled.view(np.int64)
 
 
 def cut(text: str, spans: Sequence[Span]) -> tuple[str, list[str]]:

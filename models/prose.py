@@ -41,8 +41,9 @@ def place(seed: int, name: str) -> str:
 
 def fold(text: str) -> str:
     """Case, accents and spacing removed: one name for one thing across spellings and languages."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return " ".join(plain.casefold().split())
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return " ".join(text.casefold().split())
 
 
 def without_dates(description: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from tasks import card, mining, ratings, readers
+from tasks.progress import Count
 from tasks.records import records
 from tasks.rows import Row, RowFile, read, write_json
 from tasks.sheets import FIELDS, TEST, TRAIN, VALIDATION, Sheet
@@ -29,6 +30,7 @@ T = TypeVar("T")
 EXAMPLES = 5
 LEAST_WORDS = 8  # shorter items are common property
 BATCH, BATCH_CHARACTERS = 4096, 8_000_000
+PORTION = 4_000_000  # groups that are compared at a time
 
 
 def curate(valid: Path, folder: Path, recipe: "DatasetRecipe") -> dict[str, Any]:
@@ -38,13 +40,16 @@ def curate(valid: Path, folder: Path, recipe: "DatasetRecipe") -> dict[str, Any]
     """
     with TemporaryDirectory(dir=folder, prefix=".") as scratch:
         files = {path.stem: RowFile(path) for path in sorted(valid.glob("*.jsonl")) if path.stem != "quarantine"}
-        sides = Sides.of(files.values())
+        sides = Sides.of(_told(files, "groups"))
         rated, unpaired = _pairs(files, sides, Path(scratch), recipe.seed)
-        sheets = {name: Sheet(name, path, sides, recipe.seed) for name, path in _curated(files, Path(scratch)).items()}
+        sheets = {
+            name: Sheet(name, file, sides, recipe.seed, Path(scratch))
+            for name, file in _curated(files, Path(scratch)).items()
+        }
         _one_side_for_a_group(sheets)
         for sheet in sheets.values():
             _without_near_duplicates(sheet, recipe.duplicate_threshold, Path(scratch))
-        contamination = _decontaminate(sheets, recipe)
+        contamination = _decontaminate(sheets, recipe, Path(scratch))
         for sheet in sheets.values():
             _filter(sheet, recipe)
         if "instructions" in sheets:
@@ -71,13 +76,18 @@ def benchmark_facts(benchmarks: Sequence[str]) -> dict[str, Any]:
 
 
 def _benchmark_files(where: str) -> dict[str, Path]:
-    return readers.data_files(Path(where).expanduser().resolve())
+    return readers.data_files(readers.located(where))
 
 
-def _curated(files: Mapping[str, RowFile], scratch: Path) -> dict[str, Path]:
+def _told(files: Mapping[str, RowFile], doing: str) -> Iterator[Iterable[Row]]:
+    for name, file in files.items():
+        yield Count(f"{name}: {doing}", len(file)).over(file)
+
+
+def _curated(files: Mapping[str, RowFile], scratch: Path) -> dict[str, RowFile]:
     """The file of each part of the data set: as it is, or made of ratings and labels."""
-    found = {name: files[name].path for name in ("text", "instructions") if name in files}
-    return {**found, "preferences": scratch / "preferences.jsonl"}
+    found = {name: files[name] for name in ("text", "instructions") if name in files}
+    return {**found, "preferences": RowFile(scratch / "preferences.jsonl")}
 
 
 def _pairs(
@@ -105,22 +115,26 @@ def _pairs(
 
 def _one_side_for_a_group(sheets: Mapping[str, Sheet]) -> None:
     """A group that stands on several sides, as sources that come split may have it, keeps the most held-out one."""
-    groups = np.concatenate([sheet.groups for sheet in sheets.values()])
-    codes = np.concatenate([sheet.sides for sheet in sheets.values()])
-    known, inverse = np.unique(groups, return_inverse=True)
-    strictest = np.zeros(len(known), np.int8)
-    held = codes <= TEST
-    np.maximum.at(strictest, inverse[held], codes[held])
-    for sheet, wanted in zip(sheets.values(), np.split(strictest[inverse], _ends(sheets)), strict=True):
-        for number in np.flatnonzero((sheet.sides != wanted) & (sheet.sides <= TEST)):
-            sheet.drop(int(number), f"its group stands on the {SPLITS[wanted[number]]} side")
+    portions = 1 + sum(len(sheet.file) for sheet in sheets.values()) // PORTION
+    for portion in range(portions):
+        held = {name: np.flatnonzero(sheet.groups() % portions == portion) for name, sheet in sheets.items()}
+        groups = np.concatenate([sheet.groups()[held[name]] for name, sheet in sheets.items()])
+        codes = np.concatenate([sheet.sides[held[name]] for name, sheet in sheets.items()])
+        known, inverse = np.unique(groups, return_inverse=True)
+        strictest = np.zeros(len(known), np.int8)
+        np.maximum.at(strictest, inverse[codes <= TEST], codes[codes <= TEST])
+        ends = np.cumsum([len(numbers) for numbers in held.values()])[:-1]
+        for (name, numbers), wanted in zip(held.items(), np.split(strictest[inverse], ends), strict=True):
+            _keep_on(sheets[name], numbers, wanted)
 
 
-def _ends(sheets: Mapping[str, Sheet]) -> np.ndarray:
-    return np.cumsum([len(sheet.file) for sheet in sheets.values()])[:-1]
+def _keep_on(sheet: Sheet, numbers: np.ndarray, wanted: np.ndarray) -> None:
+    sides = sheet.sides[numbers]
+    for at in np.flatnonzero((sides != wanted) & (sides <= TEST)):
+        sheet.drop(int(numbers[at]), f"its group stands on the {SPLITS[wanted[at]]} side")
 
 
-def _decontaminate(sheets: Mapping[str, Sheet], recipe: "DatasetRecipe") -> dict[str, Any]:
+def _decontaminate(sheets: Mapping[str, Sheet], recipe: "DatasetRecipe", scratch: Path) -> dict[str, Any]:
     """Takes what also stands in a held-out row or a benchmark item out of the training side.
 
     Sentences are cut from texts; instructions and pairs are dropped. What stands in many training rows is boilerplate.
@@ -128,24 +142,25 @@ def _decontaminate(sheets: Mapping[str, Sheet], recipe: "DatasetRecipe") -> dict
     """
     from models.contamination import Contamination
 
-    guard = Contamination(
-        width=recipe.overlap_words, least_words=min(LEAST_WORDS, recipe.overlap_words), common=recipe.common_runs
-    )
-    protected = {
-        source: sum(guard.protect(batch, source=source) for batch in _batches(texts))
-        for source, texts in _protected(sheets, recipe)
-    }
-    for sheet in sheets.values():
-        for batch in _batches(text for _, text in sheet.passages(_quoting(sheet))):
-            guard.count(batch)
-    found = {name: _cut_out(sheet, guard) for name, sheet in sheets.items()}
+    least = min(LEAST_WORDS, recipe.overlap_words)
+    with TemporaryDirectory(dir=scratch) as folder:
+        guard = Contamination(Path(folder), width=recipe.overlap_words, least_words=least, common=recipe.common_runs)
+        protected = {
+            source: sum(guard.protect(batch, source=source) for batch in _batches(texts))
+            for source, texts in _protected(sheets, recipe)
+        }
+        for sheet in sheets.values():
+            for batch in _batches(text for _, text in sheet.passages(_quoting(sheet), "counts overlaps")):
+                guard.count(batch)
+        found = {name: _cut_out(sheet, guard) for name, sheet in sheets.items()}
     return {"protected": protected, "found": found}
 
 
 def _protected(sheets: Mapping[str, Sheet], recipe: "DatasetRecipe") -> Iterator[tuple[str, Iterator[str]]]:
     for name, sheet in sheets.items():
         for side in ("test", "validation"):
-            yield f"{name}/{side}", (text for _, text in sheet.passages(sheet.on(SPLITS.index(side))))
+            numbers = sheet.on(SPLITS.index(side))
+            yield f"{name}/{side}", (text for _, text in sheet.passages(numbers, f"protects {side}"))
     for where in recipe.benchmarks:
         for name, path in _benchmark_files(where).items():
             texts = (text for _, record in records(path) for text in _strings(record))
@@ -153,12 +168,14 @@ def _protected(sheets: Mapping[str, Sheet], recipe: "DatasetRecipe") -> Iterator
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Every text in a record, whatever its format."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(inner)
+    """Every text in a record, whatever its format; without recursion, for it may be nested as deep as JSON may be."""
+    waiting = [value]
+    while waiting:
+        held = waiting.pop()
+        if isinstance(held, str):
+            yield held
+        elif isinstance(held, Mapping | list):
+            waiting += reversed(list(held.values()) if isinstance(held, Mapping) else held)
 
 
 def _quoting(sheet: Sheet) -> np.ndarray:
@@ -173,17 +190,20 @@ def _cut_out(sheet: Sheet, guard: "Contamination") -> dict[str, Any]:
     sources: Counter[str] = Counter()
     examples: list[dict[str, str]] = []
     sentences = 0
-    for batch in _batches(sheet.passages(_quoting(sheet)), size=lambda passage: len(passage[1])):
+    passages = sheet.passages(_quoting(sheet), "finds overlaps")
+    for batch in _batches(passages, size=lambda passage: len(passage[1])):
         for overlap in guard.find([text for _, text in batch]):
             number, text = batch[overlap.document]
             span = overlap.spans[0]
             sources[span.source] += 1
             if len(examples) < EXAMPLES:
                 examples.append({"shared": overlap.example, "stands_in": span.source})
+            left = ""
             if sheet.name == "text":
-                sheet.cuts[number], removed = cut(text, overlap.spans)
+                left, removed = cut(text, overlap.spans)
+                sheet.cuts.add(number, left)
                 sentences += len(removed)
-            if sheet.name != "text" or not sheet.cuts[number]:
+            if not left:
                 sheet.drop(number, f"stands in a held-out or benchmark item [{span.source}, {span.item}]")
     return {"passages": sources.total(), "sentences_cut": sentences, "by_source": dict(sources), "examples": examples}
 
@@ -194,15 +214,16 @@ def _without_near_duplicates(sheet: Sheet, threshold: float, scratch: Path) -> N
     """
     numbers = np.concatenate([sheet.on(code) for code in (TEST, VALIDATION, TRAIN)])
     test, held = len(sheet.on(TEST)), len(sheet.on(TEST)) + len(sheet.on(VALIDATION))
+    kinds = [] if sheet.name == "text" else list(sheet.kinds.values())
     with _sketched(sheet, numbers, threshold, scratch) as sketches:
-        _drop_near(sheet, numbers, sketches, range(test, held), range(test))
-        _drop_near(sheet, numbers, sketches, range(held, len(numbers)), range(held))
-    train = sheet.on(TRAIN)
-    kinds = [train] if sheet.name == "text" else [train[sheet.kind[train] == kind] for kind in sheet.kinds.values()]
-    for of_kind in kinds:
-        everything = range(len(of_kind))
+        _drop_near(sheet, numbers, sketches, range(test, held), range(test), held)
+        among = range(held) if len(kinds) > 1 else range(len(numbers))
+        _drop_near(sheet, numbers, sketches, range(held, len(numbers)), among, held)
+    for kind in kinds if len(kinds) > 1 else ():
+        train = sheet.on(TRAIN)
+        of_kind = train[sheet.kind[train] == kind]
         with _sketched(sheet, of_kind, threshold, scratch) as sketches:
-            _drop_near(sheet, of_kind, sketches, everything, everything)
+            _drop_near(sheet, of_kind, sketches, range(len(of_kind)), range(len(of_kind)), 0)
 
 
 @contextmanager
@@ -211,17 +232,19 @@ def _sketched(sheet: Sheet, numbers: np.ndarray, threshold: float, scratch: Path
 
     with TemporaryDirectory(dir=scratch) as folder:
         sketches = Sketches(Path(folder), threshold=threshold)
-        for batch in _batches(sheet.texts(numbers)):
+        for batch in _batches(sheet.texts(numbers, "sketches")):
             sketches.add(batch)
         yield sketches
 
 
-def _drop_near(sheet: Sheet, numbers: np.ndarray, sketches: "Sketches", asked: range, among: range) -> None:
-    what = "an earlier row" if asked == among else "a held-out row"
-    matches = list(sketches.near(asked, among))
-    others = sheet.file.pick(numbers[[match.other for match in matches]] if matches else [])
-    for match, other in zip(matches, others, strict=True):
-        sheet.drop(int(numbers[match.document]), f"near duplicate of {what} [{other['id']}, {match.similarity:.2f}]")
+def _drop_near(sheet: Sheet, numbers: np.ndarray, sketches: "Sketches", asked: range, among: range, held: int) -> None:
+    """Drops of `asked` what is near to one of `among`; the first `held` rows are held-out ones."""
+    progress = Count(f"{sheet.name}: compares", len(asked))
+    for match in sketches.near(asked, among, progress=progress.reach):
+        other = next(sheet.file.pick([numbers[match.other]]))
+        what = "a held-out row" if match.other < held else "an earlier row"
+        reason = f"near duplicate of {what} [{other['id']}, {match.similarity:.2f}]"
+        sheet.drop(int(numbers[match.document]), reason)
 
 
 def _filter(sheet: Sheet, recipe: "DatasetRecipe") -> None:
@@ -238,7 +261,7 @@ def _filter(sheet: Sheet, recipe: "DatasetRecipe") -> None:
         (quality.letters, recipe.least_letters, f"less than {recipe.least_letters:.0%} letters, digits and spaces"),
     )
     done = 0
-    for batch in _batches(sheet.texts(numbers)):
+    for batch in _batches(sheet.texts(numbers, "filters")):
         for measure, least, reason in checks:
             for index, value in enumerate(measure(pa.array(batch, pa.string())).to_pylist()):
                 if value is not None and value < least:
@@ -296,7 +319,7 @@ def _summary(
     empty: dict[str, dict[str, int]] = {side: {} for side in SPLITS}
     return {
         "files": {name: sheets[name].counts() if name in sheets else empty for name in FIELDS},
-        "sources": sorted({(row["source"], row["licence"]) for rows in files.values() for row in rows}),
+        "sources": sorted({(row["source"], row["licence"]) for rows in _told(files, "sources") for row in rows}),
         "contamination": contamination,
         "length_bias": ratings.length_bias(rated),
         "chosen_longer": _chosen_longer(sheets["preferences"]),
@@ -306,5 +329,7 @@ def _summary(
 def _chosen_longer(sheet: Sheet) -> float:
     """The share of pairs whose chosen text is the longer one, equal ones half; 0 without pairs."""
     kept = np.concatenate([sheet.on(code) for code in (TRAIN, VALIDATION, TEST)])
-    differences = [len(row["chosen"]) - len(row["rejected"]) for row in sheet.file.pick(kept)]
-    return round(float(np.mean(np.sign(differences) / 2 + 0.5)), 6) if differences else 0.0
+    longer = 0.0
+    for row in sheet.file.pick(kept):
+        longer += float(np.sign(len(row["chosen"]) - len(row["rejected"])) / 2 + 0.5)
+    return round(longer / len(kept), 6) if len(kept) else 0.0

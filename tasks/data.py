@@ -20,7 +20,9 @@ class IngestRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: Source | dict[Source, Annotated[float, Field(gt=0)]] = Field(
+    source: (
+        Source | Annotated[dict[Source, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
+    ) = Field(
         "builtin:encyclopaedia",
         description="builtin:encyclopaedia, package:NAME[,NAME...] (functions with docstrings), path:FOLDER, or "
         "hub:NAME[#CONFIG][@REVISION]; or several with the weight of each in the mixture.",
@@ -119,7 +121,7 @@ def plan(recipe: DataRecipe) -> list[steps.Step]:
         facts={source: sources.facts(source, recipe.languages) for source in recipe.sources},
         modules=(
             "tasks.ingest", "tasks.sources", "tasks.encyclopaedia", "tasks.mining", "tasks.hub", "tasks.readers",
-            "tasks.records", "models.formats", "models.prose",
+            "tasks.records", "tasks.cut", "tasks.rows", "models.formats", "models.prose",
         ),
     )  # fmt: skip
     validate = steps.Step(
@@ -145,7 +147,8 @@ def plan(recipe: DataRecipe) -> list[steps.Step]:
         libraries=("rensa",),
         facts=curation.benchmark_facts(recipe.benchmarks),
         modules=(
-            "tasks.curation", "tasks.splits", "tasks.ratings", "tasks.card", "models.duplicates",
+            "tasks.curation", "tasks.sheets", "tasks.splits", "tasks.ratings", "tasks.card", "tasks.rows",
+            "tasks.readers", "tasks.records", "models.prose", "models.duplicates",
             "models.contamination", "models.quality",
         ),
     )  # fmt: skip
@@ -156,12 +159,16 @@ def plan(recipe: DataRecipe) -> list[steps.Step]:
 def ingest_rows(recipe: DataRecipe) -> Artifact:
     """Candidate rows with their provenance, one file per kind."""
 
+    step = plan(recipe)[0]
+
     def build(folder: Path) -> dict[str, Any]:
         from tasks import ingest
 
-        return ingest.ingest(folder, recipe.part(IngestRecipe))
+        made = ingest.ingest(folder, recipe.part(IngestRecipe))
+        ingest.confirm(recipe, step.facts)
+        return made
 
-    return steps.materialise(plan(recipe)[0], Artifact, build)
+    return steps.materialise(step, Artifact, build)
 
 
 @task(task_run_name="validate the rows", cache_policy=NO_CACHE)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from models import prose
+from models.hashes import Seen, among
 from tasks.rows import Row
 from tasks.suites import PARTS, Bounds, suite
 
@@ -21,43 +22,6 @@ DISAMBIGUATION = (  # the page's own name, then the phrase: further on, "may als
     r"^\W*(?:\w+\W+){1,3}(?:(?:may|can|might) (?:also )?refer to|peut (?:désigner|faire référence)"
     r"|puede (?:referirse|hacer referencia) a)\b"
 )
-
-
-class Seen:
-    """Which 64-bit hashes have come by already: 8 bytes each, however many there are."""
-
-    def __init__(self) -> None:
-        self.runs: list[np.ndarray] = []  # each sorted, and at least twice as long as the next
-
-    def again(self, hashes: np.ndarray) -> np.ndarray:
-        """For each hash whether it stood before it, here or in an earlier call."""
-        order = np.argsort(hashes, kind="stable")
-        ranked = hashes[order]
-        first = np.ones(ranked.size, bool)
-        first[1:] = ranked[1:] != ranked[:-1]
-        distinct = ranked[first]
-        known = np.zeros(distinct.size, bool)
-        for run in self.runs:
-            known |= among(distinct, run)
-        again = np.ones(hashes.size, bool)
-        again[order[first]] = known
-        self._remember(distinct[~known])
-        return again
-
-    def _remember(self, fresh: np.ndarray) -> None:
-        while self.runs and self.runs[-1].size < 2 * fresh.size:
-            fresh = np.concatenate((self.runs.pop(), fresh))
-            fresh.sort()
-        if fresh.size:
-            self.runs.append(fresh)
-
-
-def among(hashes: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Which hashes stand among others, which are sorted."""
-    if not known.size:
-        return np.zeros(hashes.size, bool)
-    found: np.ndarray = known[np.minimum(np.searchsorted(known, hashes), known.size - 1)] == hashes
-    return found
 
 
 class Facts:

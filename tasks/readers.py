@@ -17,7 +17,7 @@ from tasks.records import SUFFIXES, WORDS, check_suffix, records, suffix_of
 
 logger = logging.getLogger("evergreen.ingest")
 METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # what `datasets` leaves
-NAMES = ("domain", "kind", "origin", "licence")  # they stand in figures, tables and on the terminal
+NAMES = {"domain", "kind", "origin", "licence"}  # they stand in figures, tables and on the terminal
 LONGEST_NAME = 200
 _BESIDE = re.compile(r"(readme|licen[cs]e)\b.*\.(md|txt)$", re.IGNORECASE)
 
@@ -131,9 +131,10 @@ def _format(record: Record, kind: str | None, first: Format | None) -> Format:
 
 
 def _check_names(row: Row) -> None:
-    for column in NAMES:
-        name = row.get(column, "")
-        if not "".join(name.split()).isprintable() or len(name.splitlines()) > 1 or len(name) > LONGEST_NAME:
+    for column in NAMES & row.keys():
+        name = row[column]
+        on_one_line = name.isprintable() or ("".join(name.split()).isprintable() and len(name.splitlines()) == 1)
+        if not on_one_line or len(name) > LONGEST_NAME:
             problem = f"is {excerpt(repr(name))}; a name on one line, of at most {LONGEST_NAME} characters, is needed"
             raise FormatError(column, problem)
 

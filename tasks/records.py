@@ -116,7 +116,7 @@ def _opened(path: Path, block: int) -> Iterator[Stream]:
         start = file.read(32)
         if packed and not raw.tell():
             raise EOFError("it is empty")  # which gzip.GzipFile lets pass
-        unmarked = UTF_16 if start[:2].count(0) == 1 else ""
+        unmarked = UTF_16 if start[:4].count(0) == 2 and b"\0\0" in (start[:4:2], start[1:4:2]) else ""
         foreign = next((what for magic, what in FOREIGN.items() if start.startswith(magic)), unmarked)
         if foreign:
             twice = packed and start.startswith(GZIP)

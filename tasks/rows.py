@@ -1,7 +1,8 @@
 """Rows on disk: one JSON object a line, read in blocks and picked by number, so that no file has to fit in memory."""
 
 import json
-import mmap
+import os
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 import orjson
 
 Row = dict[str, Any]
-BLOCK_ROWS, BLOCK_BYTES = 200_000, 64_000_000
+BLOCK_ROWS, BLOCK_BYTES = 200_000, 48_000_000
 
 
-def read(path: Path) -> Iterator[Row]:
+def read(path: Path, *, holding: bytes = b"") -> Iterator[Row]:
+    """The rows of a file; with `holding` only the lines in which these bytes stand."""
     with path.open("rb") as file:
-        yield from map(orjson.loads, file)
+        yield from map(orjson.loads, (line for line in file if holding in line) if holding else file)
 
 
 def write(path: Path, rows: Iterable[Row]) -> int:
@@ -32,18 +34,39 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def blocks(rows: Iterable[Row], *, most: int = BLOCK_ROWS, size: int = BLOCK_BYTES) -> Iterator[list[Row]]:
-    """Consecutive rows, each block of at most `most` rows and, but for its last row, `size` bytes as JSON."""
+def count(path: Path) -> int:
+    """How many rows a file has."""
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Consecutive rows, each block of at most BLOCK_ROWS and, but for its last row, BLOCK_BYTES as JSON.
+
+    A block is emptied when the next one is asked for, so that there is one in memory at a time.
+    """
+    yield from _blocks((row, len(orjson.dumps(row))) for row in rows)
+
+
+def read_blocks(path: Path) -> Iterator[list[Row]]:
+    """As `blocks` of `read`."""
+    with path.open("rb") as file:
+        yield from _blocks((orjson.loads(line), len(line)) for line in file)
+
+
+def _blocks(sized: Iterable[tuple[Row, int]]) -> Iterator[list[Row]]:
     block: list[Row] = []
     held = 0
-    for row in rows:
+    for row, size in sized:
         block.append(row)
-        held += len(orjson.dumps(row))
-        if len(block) >= most or held >= size:
+        held += size
+        if len(block) >= BLOCK_ROWS or held >= BLOCK_BYTES:
             yield block
-            block, held = [], 0
+            block.clear()
+            held = 0
     if block:
         yield block
+        block.clear()
 
 
 class RowFile:
@@ -51,21 +74,77 @@ class RowFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self.starts = _starts(path)
+        self._starts = _starts(path)
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self._starts) - 1
 
     def __iter__(self) -> Iterator[Row]:
         return read(self.path)
 
     def pick(self, numbers: Iterable[int]) -> Iterator[Row]:
         """The rows with these numbers, in this order."""
-        if not len(self):
-            return
-        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        starts = self._starts
+        with self.path.open("rb", buffering=0) as file:
             for number in numbers:
-                yield orjson.loads(content[self.starts[number] : self.starts[number + 1]])
+                start = starts[number]
+                yield orjson.loads(os.pread(file.fileno(), starts[number + 1] - start, start))
+
+
+class Notes:
+    """A text beside some of the rows of a file: on disk, and in memory a byte for each row and 32 for each text."""
+
+    def __init__(self, path: Path, rows: int):
+        self.marked = np.zeros(rows, bool)
+        self._path, self._end, self._pending = path, 0, list[bytes]()
+        self._numbers, self._starts = array("q"), array("q")
+        self._ranked = np.zeros((2, 0), np.int64)
+        path.touch(exist_ok=False)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, number: int, text: str) -> None:
+        """The first text of a row stays."""
+        if self.marked[number]:
+            return
+        self.marked[number] = True
+        self._numbers.append(number)
+        self._starts.append(self._end)
+        self._pending.append(orjson.dumps(text, option=orjson.OPT_APPEND_NEWLINE))
+        self._end += len(self._pending[-1])
+        if len(self._pending) >= 1024:
+            self._flush()
+
+    def get(self, number: int) -> str | None:
+        if not self.marked[number]:
+            return None
+        numbers, starts = self._in_order()
+        return next(self._texts(starts[[np.searchsorted(numbers, number)]]))
+
+    def sorted(self) -> Iterator[tuple[int, str]]:
+        """Every text with the number of its row, in the order of the rows."""
+        numbers, starts = self._in_order()
+        yield from zip(numbers, self._texts(starts), strict=True)
+
+    def _in_order(self) -> np.ndarray:
+        if self._ranked.shape[1] < len(self):
+            found = np.array([self._numbers, self._starts])
+            self._ranked = found[:, np.argsort(found[0])]
+        return self._ranked
+
+    def _texts(self, starts: np.ndarray) -> Iterator[str]:
+        self._flush()
+        with self._path.open("rb") as file:
+            for start in starts:
+                file.seek(start)
+                yield orjson.loads(file.readline())
+
+    def _flush(self) -> None:
+        if self._pending:
+            with self._path.open("ab") as file:
+                file.writelines(self._pending)
+            self._pending.clear()
 
 
 def _starts(path: Path) -> np.ndarray:

@@ -31,11 +31,11 @@ class SFTRecipe(BaseModel):
         {"gloss": 1.0, "docstring": 1.0, "given": 1.0, "topic": 0.05, "name": 0.03, "reply": 0.03},
         description="Share of each kind of instruction in an epoch; kinds that the data lacks are left out.",
     )
-    epochs: float = Field(2.4, gt=0, le=100, description="Passes over the mixture.")
+    epochs: float = Field(3.0, gt=0, le=100, description="Passes over the mixture.")
     batch: int = Field(16, ge=1, le=4096, description="Examples per step.")
     learning_rate: float = Field(1e-2, gt=0, lt=1, description="Peak learning rate of the adapter.")
     embeddings: bool = Field(True, description="Also train the token embeddings, the tied head with them.")
-    rank: int = Field(48, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
+    rank: int = Field(64, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
     max_length: int = Field(128, ge=16, le=8192, description="Examples of more tokens are left out.")
     seed: int = Field(
         1, ge=0, description="Of the adapter's initial weights, the choice and the order of the examples."

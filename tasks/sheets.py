@@ -7,7 +7,8 @@ import numpy as np
 
 from models import prose
 from tasks.facts import hash_of
-from tasks.rows import Row, RowFile, write
+from tasks.progress import Count
+from tasks.rows import Notes, Row, RowFile, read_blocks, write
 from tasks.splits import SPLITS, STRADDLING, Sides
 from tasks.validate import quarantined
 
@@ -23,46 +24,61 @@ TRAIN, VALIDATION, TEST = (CODES[side] for side in SPLITS)
 
 
 class Sheet:
-    """A file of rows with what is decided about each: its side, why it was dropped, what is cut out of it."""
+    """A file of rows with what is decided about each: its side, why it was dropped, what is cut out of it.
 
-    def __init__(self, name: str, path: Path, sides: Sides, seed: int):
-        self.name, self.file, self.split = name, RowFile(path), sides
-        count = len(self.file)
-        self.sides, self.kind = np.zeros(count, np.int8), np.zeros(count, np.int32)
-        self.groups, self.places = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
+    In memory are 15 bytes for each row; groups and places in the order, 8 bytes each, are read when they are needed.
+    """
+
+    def __init__(self, name: str, file: RowFile, sides: Sides, seed: int, scratch: Path):
+        self.name, self.file, self.split = name, file, sides
         self.kinds: dict[str, int] = {}
-        self.reasons: dict[int, str] = {}
-        self.cuts: dict[int, str] = {}
-        for number, row in enumerate(self.file):
-            self.sides[number] = CODES[sides.side(row)]
-            self.kind[number] = self.kinds.setdefault(row.get("domain") or row["kind"], len(self.kinds))
-            self.groups[number] = hash_of(sides.group(row))
-            self.places[number] = int(prose.place(seed, row["id"])[:16], 16)
+        self.reasons = Notes(scratch / f"{name}-reasons", len(file))
+        self.cuts = Notes(scratch / f"{name}-cuts", len(file))
+        self._groups, self._places = scratch / f"{name}-groups", scratch / f"{name}-places"
+        self.sides, self.kind = np.zeros(len(file), np.int8), np.zeros(len(file), np.int32)
+        self._read(seed)
         for straddling in np.flatnonzero(self.sides == CODES[STRADDLING]):
             self.drop(int(straddling), "dialogue between people of two sides")
 
+    def _read(self, seed: int) -> None:
+        done, progress = 0, Count(f"{self.name}: sides", len(self.file))
+        with self._groups.open("wb") as groups, self._places.open("wb") as places:
+            for block in read_blocks(self.file.path):
+                here = slice(done, done := done + len(block))
+                self.sides[here] = [CODES[self.split.side(row)] for row in block]
+                self.kind[here] = [
+                    self.kinds.setdefault(row.get("domain") or row["kind"], len(self.kinds)) for row in block
+                ]
+                np.array([hash_of(self.split.group(row)) for row in block], np.uint64).tofile(groups)
+                np.array([int(prose.place(seed, row["id"])[:16], 16) for row in block], np.uint64).tofile(places)
+                progress.reach(done)
+
+    def groups(self) -> np.ndarray:
+        """A hash of each row's group."""
+        return np.fromfile(self._groups, np.uint64)
+
     def drop(self, number: int, reason: str) -> None:
         """The first reason stays."""
-        self.reasons.setdefault(number, reason)
+        self.reasons.add(number, reason)
 
     def on(self, side: int) -> np.ndarray:
         """The numbers of the rows on a side that are not dropped, in the file's order."""
-        return self._kept(np.flatnonzero(self.sides == side))
+        return np.flatnonzero((self.sides == side) & ~self.reasons.marked)
 
-    def texts(self, numbers: np.ndarray) -> Iterator[str]:
-        """The content of rows, as it will be written."""
-        for number, row in zip(numbers, self.file.pick(numbers), strict=True):
-            yield self.cuts.get(int(number)) or "\n".join(row[part] for part in CONTENT[self.name])
+    def texts(self, numbers: np.ndarray, doing: str) -> Iterator[str]:
+        """The content of rows, as it will be written; `doing` is for who looks on."""
+        for number, row in zip(numbers, self._picked(numbers, doing), strict=True):
+            yield self.cuts.get(number) or "\n".join(row[part] for part in CONTENT[self.name])
 
-    def passages(self, numbers: np.ndarray) -> Iterator[tuple[int, str]]:
+    def passages(self, numbers: np.ndarray, doing: str) -> Iterator[tuple[int, str]]:
         """Each part of the rows by itself, with the row's number."""
-        for number, row in zip(numbers.tolist(), self.file.pick(numbers), strict=True):
-            yield from ((number, row[part]) for part in CONTENT[self.name])
+        for number, row in zip(numbers, self._picked(numbers, doing), strict=True):
+            yield from ((int(number), row[part]) for part in CONTENT[self.name])
 
     def dropped(self) -> Iterator[Row]:
-        numbers = sorted(self.reasons)
-        for number, row in zip(numbers, self.file.pick(numbers), strict=True):
-            yield quarantined(self.name, self.reasons[number], row)
+        numbers = np.flatnonzero(self.reasons.marked)
+        for (_, reason), row in zip(self.reasons.sorted(), self._picked(numbers, "quarantine"), strict=True):
+            yield quarantined(self.name, reason, row)
 
     def write(self, folder: Path) -> None:
         """The kept rows of each side in their order, with the fields that the data set promises."""
@@ -70,7 +86,7 @@ class Sheet:
         written = 0
         for side in SPLITS:
             numbers = self.ordered(self.on(CODES[side]))
-            rows = zip(numbers.tolist(), self.file.pick(numbers), strict=True)
+            rows = zip(numbers, self._picked(numbers, f"writes {side}"), strict=True)
             written += write(folder / f"{side}.jsonl", (self._final(number, row) for number, row in rows))
         assert len(self.file) == written + len(self.reasons), self.name
 
@@ -83,24 +99,30 @@ class Sheet:
             found[side] = {name: int(held[self.kinds[name]]) for name in names if held[self.kinds[name]]}
         return found
 
-    def _kept(self, numbers: np.ndarray) -> np.ndarray:
-        gone = np.fromiter(self.reasons, np.int64, len(self.reasons))
-        return np.setdiff1d(numbers, gone, assume_unique=True)
-
     def ordered(self, numbers: np.ndarray) -> np.ndarray:
         """Shuffled by a hash of the id; text with the encyclopaedia first and the other domains in turn after it."""
-        shuffled = numbers[np.argsort(self.places[numbers], kind="stable")]
-        if self.name != "text":
+        shuffled = numbers[np.argsort(np.fromfile(self._places, np.uint64)[numbers], kind="stable")]
+        if self.name != "text" or len(self.kinds) == 1:
             return shuffled
-        names = sorted(self.kinds)
-        kind = np.array([names.index(name) for name in self.kinds], np.int64)[self.kind[shuffled]]
-        rank = np.zeros(len(shuffled), np.int64)
-        for code in range(len(names)):
-            rank[kind == code] = np.arange((kind == code).sum())
-        later = kind != (names.index("encyclopaedia") if "encyclopaedia" in names else -1)
-        return shuffled[np.lexsort((kind, rank, later))]
+        ranked = {name: rank for rank, name in enumerate(sorted(self.kinds))}
+        kind = np.array([ranked[name] for name in self.kinds], np.int32)[self.kind[shuffled]]
+        later = kind != ranked.get("encyclopaedia", -1)
+        return shuffled[np.lexsort((kind, _ranks(kind), later))]
+
+    def _picked(self, numbers: np.ndarray, doing: str) -> Iterator[Row]:
+        return Count(f"{self.name}: {doing}", len(numbers)).over(self.file.pick(numbers))
 
     def _final(self, number: int, row: Row) -> Row:
         final = {name: row[name] for name in FIELDS[self.name]} | {name: row[name] for name in OPTIONAL if name in row}
         final["group"] = self.split.group(row)
-        return final | ({"text": self.cuts[number]} if number in self.cuts else {})
+        text = self.cuts.get(number)
+        return final if text is None else final | {"text": text}
+
+
+def _ranks(kind: np.ndarray) -> np.ndarray:
+    """How many of the same kind come before each."""
+    order = np.argsort(kind, kind="stable")
+    firsts = np.searchsorted(kind[order], np.arange(kind.max(initial=-1) + 1))
+    ranks = np.zeros(kind.size, np.int32)
+    ranks[order] = np.arange(kind.size) - firsts[kind[order]]
+    return ranks

@@ -20,8 +20,6 @@ from tasks.records import is_prose, suffix_of
 from tasks.rows import Row
 
 logger = logging.getLogger("evergreen.ingest")
-PATTERN = r"^(builtin:encyclopaedia|package:[\w.\-]+(,[\w.\-]+)*|path:.+|hub:[^@#\s]+(#[^@\s]+)?(@[\w.\-/]+)?)$"
-KINDS = ("builtin:encyclopaedia", "package:NAME[,NAME...]", "path:FOLDER", "hub:NAME[#CONFIG][@REVISION]")
 BESIDE_CODE = {f"{suffix}{packed}" for suffix in (".json", ".csv", ".tsv") for packed in ("", ".gz")}
 LONG_GROUP = 80  # characters: a longer name of a group is replaced by its digest
 SIDES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}

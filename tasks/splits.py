@@ -2,16 +2,19 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
 from models import prose
-from tasks.rows import Row, blocks
+from models.hashes import Seen
+from tasks.rows import Row
 
 SPLITS = ("train", "validation", "test")
 STRADDLING = "straddling"
+AT_ONCE = 100_000  # names of groups in memory
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
@@ -30,17 +33,24 @@ class Sides:
 
     @classmethod
     def of(cls, files: Iterable[Iterable[Row]]) -> "Sides":
-        """Reads every row once; memory grows by 8 bytes for each distinct group of a ranked family."""
+        """Reads every row once; memory grows by 16 bytes for each distinct group of a ranked family."""
         talks: list[Sequence[str]] = []
-        places: dict[str, list[np.ndarray]] = defaultdict(list)
-        for rows in files:
-            for block in blocks(rows):
-                talks += [row["people"] for row in block if row["holdout"] == "people"]
-                for family, groups in _ranked_groups(block).items():
-                    places[family].append(np.fromiter(map(_place, groups), np.uint64, len(groups)))
+        places: dict[str, Seen] = defaultdict(Seen)
+        groups: dict[str, set[str]] = defaultdict(set)
+        for row in chain.from_iterable(files):
+            if row["holdout"] == "people":
+                talks.append(row["people"])
+            elif row["holdout"].startswith("rank:"):
+                met = groups[row["holdout"]]
+                met.add(row["group"])
+                if len(met) >= AT_ONCE:
+                    places[row["holdout"]].again(_places(met))
+                    met.clear()
+        for family, met in groups.items():
+            places[family].again(_places(met))
         circles = _circles(talks)
         held = Counter(circles[person] for people in talks for person in people)
-        return cls(circles, _fill(held), {family: _cuts(np.concatenate(found)) for family, found in places.items()})
+        return cls(circles, _fill(held), {family: _cuts(seen.distinct()) for family, seen in places.items()})
 
     def side(self, row: Row) -> str:
         """One of SPLITS, or STRADDLING for a dialogue between people of two sides."""
@@ -77,24 +87,19 @@ def _percent(group: str) -> int:
     return int(hashlib.sha256(group.encode()).hexdigest(), 16) % 100
 
 
-def _ranked_groups(block: Sequence[Row]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
-    for row in block:
-        if row["holdout"].startswith("rank:"):
-            found[row["holdout"]].add(row["group"])
-    return found
-
-
 def _place(group: str) -> int:
     """Where a group stands in the shuffled order of all groups; below 1 everything is training data."""
     return max(1, int(prose.place(0, group)[:16], 16))
 
 
+def _places(groups: Collection[str]) -> np.ndarray:
+    return np.fromiter(map(_place, groups), np.uint64, len(groups))
+
+
 def _cuts(places: np.ndarray) -> tuple[int, int]:
     """The last place of the test side and of the validation side: a tenth of the groups each, none below three."""
-    ranked = np.unique(places)
-    held = max(1, round(len(ranked) / 10)) if len(ranked) >= 3 else 0
-    return (int(ranked[held - 1]), int(ranked[2 * held - 1])) if held else (0, 0)
+    held = max(1, round(len(places) / 10)) if len(places) >= 3 else 0
+    return (int(places[held - 1]), int(places[2 * held - 1])) if held else (0, 0)
 
 
 def _circles(conversations: Iterable[Sequence[str]]) -> dict[str, str]:

@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import orjson
 
+from models.formats import printable
+from models.hashes import Seen
 from tasks import facts, progress, readers, sources, validation, validation_page
-from tasks.progress import Count
-from tasks.rows import Row, blocks, read, write_json
+from tasks.errors import SourceError
+from tasks.rows import Row, blocks, count, read, read_blocks, write_json
 from tasks.suites import PARTS, Bounds
 
 if TYPE_CHECKING:
@@ -30,9 +32,10 @@ def validate(source: Path, folder: Path, recipe: "ValidateRecipe") -> dict[str, 
     with (folder / "quarantine.jsonl").open("wb") as quarantine:
         for path in sorted(source.glob("*.jsonl")):
             kind = path.stem
-            judge = validation.Judge(kind, bounds(recipe), held_out(kind, read(path)))
+            judge = validation.Judge(kind, bounds(recipe), held_out(kind, read(path, holding=b'"holdout":"given"')))
+            done = progress.Count(f"{kind}: validates", count(path))
             with (folder / path.name).open("wb") as valid:
-                for block in blocks(read(path)):
+                for block in read_blocks(path):
                     rows = scrub(kind, block, scrubbed) if recipe.scrub else block
                     broken = judge.look(rows)
                     for index, row in enumerate(rows):
@@ -41,6 +44,7 @@ def validate(source: Path, folder: Path, recipe: "ValidateRecipe") -> dict[str, 
                         (valid if reason is None else quarantine).write(
                             orjson.dumps(out, option=orjson.OPT_APPEND_NEWLINE)
                         )
+                    done.add(len(block))
             reports[kind] = judge.report()
             validation.refuse(kind, reports[kind], on_failure=recipe.on_failure)
     write_json(folder / "validation.json", reports)
@@ -59,11 +63,11 @@ def bounds(recipe: "ValidateRecipe") -> Bounds:
 
 
 def held_out(kind: str, rows: Iterator[Row]) -> np.ndarray:
-    """The content hashes of the rows whose source puts them on a held-out side; one more pass over the file."""
-    found = [np.zeros(0, np.uint64)]
+    """The sorted content hashes of the rows whose source puts them on a held-out side; one more pass over the file."""
+    seen = Seen()
     for block in blocks(row for row in rows if row.get("holdout") == "given" and row["side"] != "train"):
-        found.append(facts.content_hashes(block, facts.columns_of(kind, block)[1]))
-    return np.unique(np.concatenate(found))
+        seen.again(facts.content_hashes(block, facts.columns_of(kind, block)[1]))
+    return seen.distinct()
 
 
 def scrub(kind: str, rows: Sequence[Row], counts: Counter[str]) -> list[Row]:
@@ -117,14 +121,14 @@ def examine(where: Path, kind: str, limits: Bounds, quarantine: Path | None = No
                 yield row
 
     judges: dict[str, validation.Judge] = {}
-    count = Count(f"validate {where.name}")
-    with quarantine.open("wb") if quarantine else nullcontext() as target:
+    done = progress.Count(f"{where.name}: validates")
+    with _left_out(quarantine, files.values()) if quarantine else nullcontext() as target:
         for of_kind, block in _by_suite(kind, rows(files)):
             if of_kind not in judges:
                 held = held_out(of_kind, (row for row in rows(apart) if _suite_of(kind, row) == of_kind))
                 judges[of_kind] = validation.Judge(of_kind, limits, held)
             broken = judges[of_kind].look(block)
-            count.add(len(block))
+            done.add(len(block))
             if target:
                 lines = (quarantined(of_kind, broken[i], block[i]) for i in sorted(broken))
                 target.writelines(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
@@ -135,6 +139,23 @@ def examine(where: Path, kind: str, limits: Bounds, quarantine: Path | None = No
         "kept": sum(report["kept"] for report in reports),
         "expectations": [entry for report in reports for entry in report["expectations"]],
     }
+
+
+@contextmanager
+def _left_out(path: Path, read: Iterable[Path]) -> Iterator[BinaryIO]:
+    """A file for the broken rows, renamed into place when it is whole. Raises SourceError where it cannot be there."""
+    if path.exists() and any(path.samefile(other) for other in read):
+        raise SourceError(f"{printable(str(path))}: is itself validated; name another file for the broken rows")
+    if path.is_dir() or not path.parent.is_dir():
+        problem = "is a folder" if path.is_dir() else "there is no such folder to write to"
+        raise SourceError(f"{printable(str(path))}: {problem}; name a file for the broken rows")
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _by_suite(kind: str, rows: Iterator[Row]) -> Iterator[tuple[str, list[Row]]]:

@@ -1,5 +1,6 @@
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -19,16 +20,16 @@ def _only(found: list[Overlap]) -> Overlap:
 
 
 @pytest.fixture
-def protected() -> Contamination:
-    contamination = Contamination()
+def protected(tmp_path: Path) -> Contamination:
+    contamination = Contamination(tmp_path)
     assert contamination.protect([ITEM, "too short", SHORT], source="quiz") == 2
     return contamination
 
 
-def test_a_planted_span_is_found_at_every_place_with_its_exact_extent() -> None:
+def test_a_planted_span_is_found_at_every_place_with_its_exact_extent(tmp_path: Path) -> None:
     rng = random.Random(1)
     item, clean = _words(rng, 40), _words(rng, 30)
-    contamination = Contamination()
+    contamination = Contamination(tmp_path)
     contamination.protect([" ".join(_words(rng, 50)), " ".join(item)], source="test")
     texts, expected = [], []
     for place in range(len(clean) + 1):
@@ -43,11 +44,11 @@ def test_a_planted_span_is_found_at_every_place_with_its_exact_extent() -> None:
         assert len(overlap.example.split()) == 13 and overlap.example in " ".join(item)
 
 
-def test_finds_what_comparing_all_n_grams_as_text_finds() -> None:
+def test_finds_what_comparing_all_n_grams_as_text_finds(tmp_path: Path) -> None:
     rng = random.Random(5)
     texts = [" ".join(rng.choice("abc") for _ in range(rng.randint(0, 60))) for _ in range(300)]
     items = [" ".join(rng.choice("abc") for _ in range(rng.randint(0, 15))) for _ in range(30)]
-    contamination = Contamination(width=8, least_words=6)
+    contamination = Contamination(tmp_path, width=8, least_words=6)
     contamination.protect(items, source="test")
     padded = [f" {text} " for text in texts]
     grams = {
@@ -61,9 +62,9 @@ def test_finds_what_comparing_all_n_grams_as_text_finds() -> None:
     assert 10 < len(expected) < 290
 
 
-def test_twelve_words_in_common_are_not_enough() -> None:
+def test_twelve_words_in_common_are_not_enough(tmp_path: Path) -> None:
     item = [f"w{i}" for i in range(20)]
-    contamination = Contamination()
+    contamination = Contamination(tmp_path)
     contamination.protect([" ".join(item)], source="test")
     assert contamination.find([" ".join(item[:12]), " ".join([*item[:12], "other", *item[12:]])]) == []
     assert _only(contamination.find([" ".join(item[:13])])).share == 1
@@ -94,16 +95,16 @@ def test_a_short_item_counts_as_a_whole(protected: Contamination) -> None:
     )
 
 
-def test_spaceless_scripts_count_by_the_character() -> None:
-    contamination = Contamination()
+def test_spaceless_scripts_count_by_the_character(tmp_path: Path) -> None:
+    contamination = Contamination(tmp_path)
     contamination.protect(["我们坚持真理不言而喻人人生而平等"], source="test")
     overlap = _only(contamination.find(["他说—我们坚持真理。不言而喻人人生而平等。", "我们坚持真理不言而喻"]))
     assert overlap.example == "我们坚持真理。不言而喻人人生"
 
 
-def test_n_grams_common_in_training_are_ignored() -> None:
+def test_n_grams_common_in_training_are_ignored(tmp_path: Path) -> None:
     licence = "permission is hereby granted free of charge to any person obtaining a copy of this software"
-    contamination = Contamination(common=3)
+    contamination = Contamination(tmp_path, common=3)
     contamination.protect([licence, ITEM], source="test")
     texts = [f"{licence} {i} {licence}" for i in range(4)] + [ITEM] * 3
     contamination.count(texts[:3])
@@ -113,34 +114,34 @@ def test_n_grams_common_in_training_are_ignored() -> None:
     assert [overlap.document for overlap in contamination.find(texts)] == [4, 5, 6]
 
 
-def test_items_given_in_batches_keep_their_source_and_index() -> None:
+def test_items_given_in_batches_keep_their_source_and_index(tmp_path: Path) -> None:
     rng = random.Random(3)
     items = [" ".join(_words(rng, 15)) for _ in range(9)]
-    contamination = Contamination()
+    contamination = Contamination(tmp_path)
     for source, batch in (("a", items[:2]), ("b", items[2:5]), ("a", []), ("a", items[5:8]), ("b", items[8:])):
         contamination.protect(batch, source=source)
     found = [(overlap.spans[0].source, overlap.spans[0].item) for overlap in contamination.find(items)]
     assert found == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("b", 2), ("a", 2), ("a", 3), ("a", 4), ("b", 3)]
 
 
-def test_random_texts_are_clean() -> None:
+def test_random_texts_are_clean(tmp_path: Path) -> None:
     rng = random.Random(9)
-    contamination = Contamination()
+    contamination = Contamination(tmp_path)
     contamination.protect([" ".join(_words(rng, 100)) for _ in range(500)], source="test")
     assert contamination.find([" ".join(_words(rng, 100)) for _ in range(1000)]) == []
 
 
-def test_nothing_protected_finds_nothing() -> None:
-    contamination = Contamination()
+def test_nothing_protected_finds_nothing(tmp_path: Path) -> None:
+    contamination = Contamination(tmp_path)
     assert contamination.find([ITEM]) == []
     assert contamination.protect([], source="test") == 0
     assert contamination.find([]) == []
 
 
-def test_a_long_text_is_cut_into_slices_between_words() -> None:
+def test_a_long_text_is_cut_into_slices_between_words(tmp_path: Path) -> None:
     rng = random.Random(4)
     long = " ".join(_words(rng, 100_000))
-    contamination = Contamination()
+    contamination = Contamination(tmp_path)
     contamination.protect([long], source="test")
     overlap = _only(contamination.find(["moved " * 300 + long]))
     assert overlap.spans == [Span(1800, 1800 + len(long), "test", 0)]
@@ -154,8 +155,8 @@ def test_cut_takes_out_the_sentences_that_a_span_touches(protected: Contaminatio
     assert protected.find([left]) == []
 
 
-def test_cut_takes_both_sentences_of_a_span_across_them_and_may_leave_nothing() -> None:
-    contamination = Contamination()
+def test_cut_takes_both_sentences_of_a_span_across_them_and_may_leave_nothing(tmp_path: Path) -> None:
+    contamination = Contamination(tmp_path)
     contamination.protect(["The first one ends here. And the second one goes on for a while."], source="test")
     text = "Now the first one ends here. And the second one goes on for a while longer. Done."
     assert cut(text, _only(contamination.find([text])).spans)[0] == "Done."
@@ -164,11 +165,11 @@ def test_cut_takes_both_sentences_of_a_span_across_them_and_may_leave_nothing() 
 
 
 @pytest.mark.parametrize(("width", "least"), [(13, 0), (5, 8)])
-def test_refuses_a_least_length_beyond_the_width(width: int, least: int) -> None:
+def test_refuses_a_least_length_beyond_the_width(tmp_path: Path, width: int, least: int) -> None:
     with pytest.raises(ValueError, match=f"least_words is {least}, .* {width}"):
-        Contamination(width=width, least_words=least)
+        Contamination(tmp_path, width=width, least_words=least)
 
 
-def test_refuses_a_negative_count() -> None:
+def test_refuses_a_negative_count(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="common is -1"):
-        Contamination(common=-1)
+        Contamination(tmp_path, common=-1)

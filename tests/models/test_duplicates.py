@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.duplicates import Match, Sketches, banding, shingles
+from models.duplicates import Match, Sketches, banding
+from models.shingles import shingles
 
 
 def _set(text: str, width: int = 5) -> set[tuple[str, ...]]:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from models.formats import FORMATS, KINDS, MOST_TURNS, FormatError, canonical, detect
+from models.formats import FORMATS, KINDS, MOST_TURNS, FormatError, _detect, canonical, detect, excerpt
 
 QUESTION, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 SYSTEM = {"role": "system", "content": "s"}
@@ -216,3 +216,28 @@ def test_a_key_that_completes_no_format_is_no_typo() -> None:
 def test_multiple_choice_is_not_mistaken_for_instructions(extra: tuple[str, ...]) -> None:
     with pytest.raises(FormatError, match="multiple choice"):
         detect({"question": "q", "answer": "1", **dict.fromkeys(extra, "x")})
+
+
+def test_what_is_shown_of_a_value_is_short_and_rules_no_terminal() -> None:
+    nested: Any = "\x1b"
+    for _ in range(5000):
+        nested = [nested, {"\x9b": nested}]
+    for value in ("\x1b[2J\u202e\ud800\n" * 99, nested, {"\x1b": "y" * 99}, b"\x1b" * 99):
+        assert excerpt(value).isprintable()
+        assert len(excerpt(value)) <= 40
+        with pytest.raises(FormatError) as caught:
+            canonical({"text": [value]}, detect({"text": ""}))
+        assert str(caught.value).isprintable()
+
+
+def test_keys_of_the_data_do_not_add_up_in_memory() -> None:
+    detect({"text": "a"})
+    before = _detect.cache_info().currsize
+    for number in range(99):
+        assert detect({f"{number}" * 99: 1, "text": "a"}).name == "text"
+    assert _detect.cache_info().currsize == before
+
+
+def test_an_empty_name_is_none() -> None:
+    record = {"text": "a", "domain": "", "group": "g", "licence": ""}
+    assert canonical(record, detect(record)) == [{"text": "a", "group": "g"}]
