@@ -245,14 +245,16 @@ def _described(version: "ModelVersion", aliases: Mapping[str, str]) -> dict[str,
         "verdict": version.tags.get(VERDICT, "undecided"),
         "metrics": _run_metrics(version.run_id),
         "data_digest": version.tags.get("data_digest", ""),
-        "run_id": version.run_id,
+        "run_id": version.run_id or "",
     }
 
 
-def _run_metrics(run_id: str) -> dict[str, float]:
-    """The candidate's own figures; empty where somebody deleted the run for good."""
+def _run_metrics(run_id: str | None) -> dict[str, float]:
+    """The candidate's own figures; empty where somebody registered it by hand, or deleted its run for good."""
     from mlflow.exceptions import MlflowException
 
+    if not run_id:
+        return {}
     try:
         metrics = tracking.client().get_run(run_id).data.metrics
     except MlflowException:

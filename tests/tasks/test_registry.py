@@ -226,3 +226,11 @@ def test_what_does_not_exist_is_refused_with_what_does(reference, model, report)
 def test_a_name_that_no_folder_can_bear_is_refused(model, report):
     with pytest.raises(RegistryError, match=r"'\.\./x' cannot name a model"):
         register(model(1), report(1.0), "../x")
+
+
+def test_a_version_that_somebody_registered_by_hand_is_listed(model, tmp_path):
+    store = tracking.client()
+    store.create_registered_model("by-hand")
+    store.create_model_version("by-hand", source=tmp_path.as_uri())
+    (entry,) = registry.listing("by-hand")
+    assert (entry["run_id"], entry["metrics"], entry["verdict"]) == ("", {}, "undecided")
