@@ -7,12 +7,14 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks import pretrain, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.pretrain import PretrainRecipe
 from tasks.settings import Execution
+
+LEAST_RUNS = 5  # as many as L = E + A/N^alpha + B/D^beta has coefficients
 
 
 class ScalingRecipe(BaseModel):
@@ -27,6 +29,13 @@ class ScalingRecipe(BaseModel):
     candidates: tuple[int, ...] = Field((4, 5, 6, 8), description="Dial settings that the main run may take.")
     compute: float = Field(3.6e12, gt=0, description="Budget of the main run in training FLOPs.")
     draws: int = Field(500, ge=100, le=20_000, description="Bootstrap draws of the forecast's interval.")
+
+    @model_validator(mode="after")
+    def _fixes_the_law(self) -> "ScalingRecipe":
+        runs = len(set(self.sizes)) * len(set(self.tokens))
+        if runs < LEAST_RUNS:
+            raise ValueError(f"sizes and tokens give {runs} runs, the law has {LEAST_RUNS} coefficients: add some")
+        return self
 
 
 class FitRecipe(BaseModel):

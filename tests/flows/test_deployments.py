@@ -125,3 +125,8 @@ def test_a_broken_file_is_named(
     monkeypatch.setattr(deployments, "ROOT", tmp_path)
     with pytest.raises(UsageError, match=message):
         deployments.names()
+
+
+def test_a_sweep_that_cannot_fix_the_law_is_wrong_use() -> None:
+    with pytest.raises(UsageError, match="sizes and tokens give 4 runs, the law has 5 coefficients"):
+        deployments.configured(deployments.load("scaling-laws/nano"), ["recipe.sizes=[2, 3]", "recipe.tokens=[1, 2]"])
