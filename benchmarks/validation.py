@@ -35,7 +35,6 @@ APPENDED = {
     "no_iban": "DE89 3704 0044 0532 0130 00",
     "no_email": "jane.doe@example.org",
     "no_phone": "call (650) 253-0000",
-    "no_url": "see https://example.org/page",
     "little_profanity": "bullshit",
     "little_repetition": "again and again and " * 30,
 }
@@ -93,6 +92,7 @@ def with_suite(path: Path) -> dict[str, Any]:
 
     report = examine(path, "text", Bounds())
     failed = {entry["name"]: entry["failed"] for entry in report["expectations"] if entry["applicable"]}
+    failed.pop("not_in_held_out")  # one file has one side
     return {"rows": report["rows"], "kept": report["kept"], "failed": failed}
 
 
@@ -133,7 +133,6 @@ def _masks(text: Any, ids: Any) -> dict[str, Any]:
         "no_iban": privacy.iban(content),
         "no_email": privacy.email(content),
         "no_phone": privacy.phone(content),
-        "no_url": quality.urls(content),
         "little_profanity": quality.profane(content),
         "characters_in_range": pc.or_(pc.less(characters, 1), pc.greater(characters, 200_000)),
         "tokens_in_range": pc.or_(pc.less(tokens, 1), pc.greater(tokens, 50_000)),
