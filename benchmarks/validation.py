@@ -155,13 +155,14 @@ def measure(way: str, path: Path) -> dict[str, Any]:
     start = time.perf_counter()
     for module in modules:
         import_module(module)
-    imported = time.perf_counter()
+    imported, used = time.perf_counter(), time.process_time()
     found = work(path)
     unit = 1 if sys.platform == "darwin" else 1024
     return {
         "found": found,
         "import": imported - start,
         "seconds": time.perf_counter() - imported,
+        "cpu": time.process_time() - used,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
     }
 
@@ -190,16 +191,16 @@ def report(runs: dict[str, list[dict[str, Any]]], planted: Counter[str]) -> Iter
     found = runs["suite"][0]["found"]
     assert all(found["failed"][name] >= count for name, count in planted.items()), (found, planted)
     middle = {
-        way: {name: statistics.median(run[name] for run in measured) for name in ("seconds", "import", "memory")}
+        way: {name: statistics.median(run[name] for run in measured) for name in ("seconds", "cpu", "import", "memory")}
         for way, measured in runs.items()
     }
     yield f"{found['rows']:,} rows, {found['rows'] - found['kept']:,} broken, {planted.total():,} defects planted"
-    yield f"{'':<8}{'seconds':>9}{'ratio':>7}{'rows/s':>10}{'import s':>10}{'peak GiB':>10}"
+    yield f"{'':<8}{'seconds':>9}{'ratio':>7}{'CPU s':>8}{'ratio':>7}{'rows/s':>10}{'import s':>10}{'peak GiB':>10}"
     for way, figures in middle.items():
-        ratio, speed = figures["seconds"] / middle["direct"]["seconds"], found["rows"] / figures["seconds"]
+        wall, cpu = (figures[name] / middle["direct"][name] for name in ("seconds", "cpu"))
         yield (
-            f"{way:<8}{figures['seconds']:>9.1f}{ratio:>7.2f}{speed:>10,.0f}{figures['import']:>10.1f}"
-            f"{figures['memory'] / 2**30:>10.2f}"
+            f"{way:<8}{figures['seconds']:>9.1f}{wall:>7.2f}{figures['cpu']:>8.1f}{cpu:>7.2f}"
+            f"{found['rows'] / figures['seconds']:>10,.0f}{figures['import']:>10.1f}{figures['memory'] / 2**30:>10.2f}"
         )
 
 

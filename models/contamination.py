@@ -59,8 +59,9 @@ class Contamination:
     An item of `width` words or more is protected by all its `width`-grams, one of at least `least_words` words as a
     whole; a shorter one is common property and is not protected. N-grams that `count` met in more than `common` texts
     are ignored as boilerplate; without `count`, none is. On disk, in a folder of its own: 16 bytes for each protected
-    n-gram. In memory: 2 bytes for each (0.5 GiB at most), 20 for each that the texts share, 60 for each word of the
-    texts given at once. What was counted first is found fast: for other n-grams, `find` reads the protected ones again.
+    n-gram and each time that a text holds one. In memory: 2 bytes for each (0.5 GiB at most), 20 for each that the
+    texts share, 60 for each word of the texts given at once. `find` is fast for texts that were counted before: for
+    n-grams that are new to it, it reads all protected ones again.
     N-grams are compared by 64-bit hashes: among `n` n-grams of training texts and `m` protected ones, `n m / 2^64`
     false hits are expected, 0.005 for 10^10 and 10^7.
     Raises ValueError unless `1 <= least_words <= width` and `common >= 0`.
@@ -76,6 +77,7 @@ class Contamination:
         self._firsts: list[int] = []
         self._sources: list[tuple[str, int]] = []
         self._total: Counter[str] = Counter()
+        self._counted = 0
 
     def protect(self, texts: Sequence[str], *, source: str) -> int:
         """Protects items, which continue those given before for this source; returns how many are long enough."""
@@ -98,11 +100,16 @@ class Contamination:
         """Counts in how many training texts each protected n-gram stands; each text is to be counted once."""
         found = words(texts)
         for length, hashes, places in self._hits(found):
-            owners = _owners(found, places)
-            order = np.lexsort((hashes, owners))
-            hashes, owners = hashes[order], owners[order]
-            once = (np.diff(hashes, prepend=np.uint64(0)) != 0) | (np.diff(owners, prepend=-1) != 0)
-            self._grams[length].count(hashes[once])
+            self._grams[length].count(hashes, self._counted + _owners(found, places))
+        self._counted += len(texts)
+
+    def suspects(self) -> np.ndarray:
+        """The indices, among all texts that were counted, of those that `find` would report; ascending."""
+        parts = [np.zeros(0, np.int64)]
+        for grams in self._grams.values():
+            for hashes, texts in grams.met():
+                parts.append(np.unique(texts[grams.items(hashes, self._common) >= 0]))
+        return np.unique(np.concatenate(parts))
 
     def find(self, texts: Sequence[str]) -> list[Overlap]:
         """The texts that share an n-gram with a protected item, in order; one that several hold goes to the first."""
@@ -152,15 +159,15 @@ class _Grams:
 
     def __init__(self, path: Path) -> None:
         self._path, self._count = path, 0
+        self._met, self._tallied = path.with_suffix(".met"), 0
         self._sieve: _Sieve | None = None
         self._hashes = np.zeros(0, np.uint64)
         self._seen, self._first = np.zeros(0, np.int32), np.zeros(0, np.int64)
-        self._pending: list[np.ndarray] = []
-        path.touch(exist_ok=False)
+        for file in (self._path, self._met):
+            file.touch(exist_ok=False)
 
     def protect(self, hashes: np.ndarray, items: np.ndarray) -> None:
-        with self._path.open("ab") as file:
-            np.column_stack((hashes, items.astype(np.uint64))).tofile(file)
+        _append(self._path, hashes, items)
         self._count += hashes.size
         self._sieve = None
         self._first[self._first == _NOWHERE] = _UNKNOWN
@@ -168,15 +175,19 @@ class _Grams:
     def sieve(self) -> "_Sieve":
         if self._sieve is None:
             self._sieve = _Sieve(self._count)
-            for hashes, _ in self._protected():
+            for hashes, _ in _pairs(self._path):
                 self._sieve.add(hashes)
         return self._sieve
 
-    def count(self, hashes: np.ndarray) -> None:
-        """Counts one text more for each of the hashes, which may stand there more than once."""
-        self._pending.append(hashes)
-        if sum(map(len, self._pending)) >= _AT_ONCE:
-            self._tally()
+    def count(self, hashes: np.ndarray, texts: np.ndarray) -> None:
+        """Takes n-grams that may be protected, each with the index of its text."""
+        order = np.lexsort((hashes, texts))
+        hashes, texts = hashes[order], texts[order]
+        once = (np.diff(hashes, prepend=np.uint64(0)) != 0) | (np.diff(texts, prepend=-1) != 0)
+        _append(self._met, hashes[once], texts[once])
+
+    def met(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return _pairs(self._met)
 
     def items(self, hashes: np.ndarray, common: int) -> np.ndarray:
         """The first item that holds each n-gram; negative for one that none does, or more than `common` texts."""
@@ -186,17 +197,12 @@ class _Grams:
         at = np.searchsorted(self._hashes, hashes)
         return np.where(self._seen[at] <= common, self._first[at], _NOWHERE)
 
-    def _protected(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        with self._path.open("rb") as file:
-            while (pairs := np.fromfile(file, np.uint64, 2 * _AT_ONCE)).size:
-                yield pairs[::2], pairs[1::2].view(np.int64)
-
     def _tally(self) -> None:
-        if self._pending:
-            distinct, counts = np.unique(np.concatenate(self._pending), return_counts=True)
-            self._pending.clear()
+        for hashes, _ in _pairs(self._met, skipped=self._tallied):
+            distinct, counts = np.unique(hashes, return_counts=True)
             self._add(distinct)
             self._seen[np.searchsorted(self._hashes, distinct)] += counts.astype(np.int32)
+            self._tallied += hashes.size
 
     def _add(self, distinct: np.ndarray) -> None:
         """Takes hashes, which are sorted, among those that texts share."""
@@ -210,10 +216,22 @@ class _Grams:
         if not unknown.size:
             return
         wanted, first = self._hashes[unknown], np.full(unknown.size, _BEYOND)
-        for hashes, items in self._protected():
+        for hashes, items in _pairs(self._path):
             held = among(hashes, wanted)
             np.minimum.at(first, np.searchsorted(wanted, hashes[held]), items[held])
         self._first[unknown] = np.where(first == _BEYOND, _NOWHERE, first)
+
+
+def _append(path: Path, hashes: np.ndarray, numbers: np.ndarray) -> None:
+    with path.open("ab") as file:
+        np.column_stack((hashes, numbers.astype(np.uint64))).tofile(file)
+
+
+def _pairs(path: Path, *, skipped: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    with path.open("rb") as file:
+        file.seek(16 * skipped)
+        while (pairs := np.fromfile(file, np.uint64, 2 * _AT_ONCE)).size:
+            yield pairs[::2], pairs[1::2].view(np.int64)
 
 
 class _Sieve:
@@ -226,7 +244,8 @@ class _Sieve:
     def add(self, hashes: np.ndarray) -> None:
         for probe in range(_PROBES):
             bit = self._bit(hashes, probe)
-            np.bitwise_or.at(self._bits, bit >> 3, np.uint8(1) << (bit & 7).astype(np.uint8))
+            for place in range(8):
+                self._bits[bit[bit & 7 == place] >> 3] |= 1 << place
 
     def passed(self, hashes: np.ndarray) -> np.ndarray:
         """The places of the hashes that pass."""

@@ -16,7 +16,8 @@ import phonenumbers
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.quality import Texts, confirmed, slices
+from models.characters import Texts, slices
+from models.quality import confirmed
 
 REGIONS = ("US", "GB")  # whose national numbers are known without a country code
 Span = tuple[int, int]

@@ -41,9 +41,10 @@ def place(seed: int, name: str) -> str:
 
 def fold(text: str) -> str:
     """Case, accents and spacing removed: one name for one thing across spellings and languages."""
-    if not text.isascii():
-        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return " ".join(text.casefold().split())
+    plain = unicodedata.normalize("NFKD", text)
+    for mark in filter(unicodedata.combining, set(plain)):
+        plain = plain.replace(mark, "")
+    return " ".join(plain.casefold().split())
 
 
 def without_dates(description: str) -> str:

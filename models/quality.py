@@ -4,11 +4,8 @@ Every fact has the length of its texts and is null where the text is null; some 
 Patterns are RE2's, which Arrow runs in linear time; a character's class comes from RE2's Unicode tables.
 """
 
-import functools
 import re
 from collections.abc import Callable, Iterator
-from itertools import pairwise
-from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -16,18 +13,27 @@ import pyarrow.compute as pc
 import xxhash
 from ftfy.badness import BADNESS_RE, is_bad
 
-Texts: TypeAlias = pa.Array | pa.ChunkedArray
+from models.characters import (
+    LETTER,
+    MARK,
+    ODD,
+    SPACE,
+    Texts,
+    classes,
+    each,
+    members,
+    points_of,
+    run_starts,
+    share_of,
+    slices,
+    sums_by_text,
+)
+
 SCRIPTS = {
     **{name: rf"\p{{{name}}}" for name in ("Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Thai")},
     **{"Han": r"\p{Han}\p{Bopomofo}", "Japanese": r"\p{Han}\p{Hiragana}\p{Katakana}", "Korean": r"\p{Hangul}\p{Han}"},
 }
-_ROWS, _BYTES = 1 << 16, 1 << 21  # of a slice; `repetition` counts on 16 bits for the row
 _MULTIPLIER, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
-_LETTER, _DIGIT, _MARK = 1, 2, 3
-_POINTS = 0x40000  # beyond lie only tags, variation selectors and private use
-# Where str.split splits: at the space and at the odd ones.
-_ODD = r"\t-\r\x1c-\x1f\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
-_SPACE = f"[ {_ODD}]"
 _UNSEEN = r"\s\p{Z}\p{Cc}\p{Cf}\x{034F}\x{115F}\x{1160}\x{2800}\x{3164}\x{FE00}-\x{FE0F}\x{FFA0}"
 _HIDDEN = r"[\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}\x{E0000}-\x{E007F}]"
 _RIGHT_TO_LEFT = r"[\p{Arabic}\p{Hebrew}\p{Syriac}\p{Thaana}]"
@@ -56,28 +62,6 @@ _PROFANE = (
 )
 
 
-def slices(texts: Texts) -> Iterator[pa.StringArray]:
-    """The texts in pieces of about 2 MB and at most 65,536 texts. Raises ValueError where they are not strings."""
-    for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
-        if not (pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type) or pa.types.is_null(chunk.type)):
-            raise ValueError(f"the texts are of type {chunk.type}, they must be strings: cast the column to string")
-        chunk = chunk.cast(pa.string()) if pa.types.is_null(chunk.type) else chunk
-        ends = np.cumsum(pc.fill_null(pc.binary_length(chunk), 0).to_numpy(), dtype=np.int64)
-        full = np.searchsorted(ends, np.arange(_BYTES, ends[-1] if len(ends) else 0, _BYTES))
-        cuts = sorted({0, len(chunk), *full.tolist(), *range(0, len(chunk), _ROWS)})
-        for start, stop in pairwise(cuts):
-            yield chunk.slice(start, stop - start).cast(pa.string())
-
-
-def each(texts: Texts, fact: Callable[[pa.StringArray], pa.Array]) -> pa.Array:
-    """`fact` of each slice, which sees a null as an empty text; null again in the result."""
-    found = []
-    for piece in slices(texts):
-        values = fact(pc.fill_null(piece, ""))
-        found.append(pc.if_else(piece.is_valid(), values, None) if piece.null_count else values)
-    return pa.concat_arrays(found) if found else fact(pa.array([], pa.string()))
-
-
 def holds(texts: Texts, pattern: str) -> pa.BooleanArray:
     """Whether the text holds a match of a RE2 pattern."""
     return each(texts, lambda piece: pc.match_substring_regex(piece, pattern))
@@ -102,8 +86,8 @@ def words(texts: Texts) -> pa.Int32Array:
     """The number of words between whitespace, as `str.split` has them: a Chinese sentence is one."""
 
     def count(piece: pa.StringArray) -> pa.Int32Array:
-        points, edges = _points(piece)
-        return pa.array(_sums(_begins(_kinds().take(points, mode="clip") != 0, edges)[0], edges))
+        points, edges = points_of(piece)
+        return pa.array(sums_by_text(run_starts(classes().take(points, mode="clip") != 0, edges)[0], edges))
 
     return each(texts, count)
 
@@ -116,12 +100,12 @@ def pretokens(texts: Texts) -> pa.Int32Array:
     """
 
     def count(piece: pa.StringArray) -> pa.Int32Array:
-        points, edges = _points(piece)
-        kinds = _kinds().take(points, mode="clip")
-        begins, fresh = _begins(kinds, edges)
-        joined = (kinds[:-1] == _MARK) & (kinds[1:] == _LETTER) & ~fresh[1:]
+        points, edges = points_of(piece)
+        kinds = classes().take(points, mode="clip")
+        begins, fresh = run_starts(kinds, edges)
+        joined = (kinds[:-1] == MARK) & (kinds[1:] == LETTER) & ~fresh[1:]
         begins[:-1] &= ~joined
-        return pa.array(_sums(begins, edges))
+        return pa.array(sums_by_text(begins, edges))
 
     return each(texts, count)
 
@@ -165,7 +149,7 @@ def mojibake(texts: Texts) -> pa.BooleanArray:
 
 def letters(texts: Texts) -> pa.DoubleArray:
     """The share of characters that are letters with their marks, digits or whitespace; null for an empty text."""
-    return _share(texts, _members(rf"[\p{{L}}\p{{M}}\p{{N}}]|{_SPACE}"), _members(""))
+    return share_of(texts, members(rf"[\p{{L}}\p{{M}}\p{{N}}]|{SPACE}"), members(""))
 
 
 def foreign(texts: Texts, *, script: str = "Latin") -> pa.DoubleArray:
@@ -176,8 +160,8 @@ def foreign(texts: Texts, *, script: str = "Latin") -> pa.DoubleArray:
     """
     if script not in SCRIPTS:
         raise ValueError(f"script is {script!r}, it must be one of {', '.join(SCRIPTS)}")
-    owned = _members(r"\p{L}") & ~_members(r"\p{Common}")
-    return _share(texts, owned & ~_members(f"[{SCRIPTS[script]}]"), owned)
+    owned = members(r"\p{L}") & ~members(r"\p{Common}")
+    return share_of(texts, owned & ~members(f"[{SCRIPTS[script]}]"), owned)
 
 
 def repetition(texts: Texts, *, width: int = 4, least_words: int = 20) -> pa.DoubleArray:
@@ -265,34 +249,11 @@ def _stands_alone(text: str, part: str) -> bool:
     return False
 
 
-def _points(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
-    """The code points of all texts in one array, and where each text begins, the end of the last one included."""
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
-    data = memoryview(texts.buffers()[2] or b"")[offsets[0] : offsets[-1]]
-    points = np.frombuffer(str(data, "utf-8").encode("utf-32-le"), np.uint32)
-    return points, np.concatenate([[0], np.cumsum(pc.utf8_length(texts).to_numpy(), dtype=np.int64)])
-
-
-def _sums(flags: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """How many of each text's flags are set, int32."""
-    sums = np.add.reduceat(np.append(flags, False), edges, dtype=np.int32)[:-1]
-    return np.where(edges[1:] > edges[:-1], sums, 0)  # for an empty text reduceat gives the next one's first flag
-
-
-def _begins(kinds: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a run of one kind other than 0 begins, and where a text does."""
-    fresh = np.zeros(len(kinds), bool)
-    fresh[edges[:-1][np.diff(edges) > 0]] = True
-    changed = fresh.copy()
-    changed[1:] |= kinds[1:] != kinds[:-1]
-    return changed & (kinds != 0), fresh
-
-
 def _folded(texts: pa.StringArray) -> pa.StringArray:
     """In lower case, with one space between words and none around them."""
     lower = pc.utf8_lower(texts)
-    untidy = pc.match_substring_regex(lower, f"[{_ODD}]|  |^ | $")
-    tidied = pc.replace_substring_regex(lower.filter(untidy), f"{_SPACE}*[{_ODD}]{_SPACE}*|  +", " ")
+    untidy = pc.match_substring_regex(lower, f"[{ODD}]|  |^ | $")
+    tidied = pc.replace_substring_regex(lower.filter(untidy), f"{SPACE}*[{ODD}]{SPACE}*|  +", " ")
     return pc.replace_with_mask(lower, untidy, pc.utf8_trim(tidied, " "))
 
 
@@ -316,33 +277,3 @@ def _of_words(texts: Texts, least_words: int, share: Callable[[np.ndarray, np.nd
         return pa.array(values, mask=~enough)
 
     return each(texts, measure)
-
-
-def _share(texts: Texts, part: np.ndarray, whole: np.ndarray) -> pa.DoubleArray:
-    """Of the characters in `whole`, a table as of `_members`, the share in `part`; null where there are none."""
-
-    def measure(piece: pa.StringArray) -> pa.DoubleArray:
-        points, edges = _points(piece)
-        some, all_ = (_sums(table.take(points, mode="clip"), edges) for table in (part, whole))
-        return pa.array(some / np.maximum(all_, 1), mask=all_ == 0)
-
-    return each(texts, measure)
-
-
-@functools.cache
-def _members(pattern: str) -> np.ndarray:
-    """Which code points match, bool (_POINTS,); take from it with mode="clip": the last is no character."""
-    return pc.match_substring_regex(_alphabet(), pattern).to_numpy(zero_copy_only=False)
-
-
-@functools.cache
-def _alphabet() -> pa.StringArray:
-    """Each code point as a text; surrogates, which UTF-8 cannot write, as empty ones."""
-    return pa.array(["" if 0xD800 <= point < 0xE000 else chr(point) for point in range(_POINTS)])
-
-
-@functools.cache
-def _kinds() -> np.ndarray:
-    """0 for whitespace, else letter, digit or mark, uint8 (_POINTS,)."""
-    classes = [_members(_SPACE), _members(r"\p{L}"), _members(r"\p{N}")]
-    return np.select(classes, [0, _LETTER, _DIGIT], _MARK).astype(np.uint8)

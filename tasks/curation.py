@@ -4,32 +4,27 @@ Rows stay on disk. In memory are a few bytes for each: its side, whether and why
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import orjson
 
-from tasks import card, mining, ratings, readers
+from tasks import card, ratings
+from tasks.decontamination import decontaminate
 from tasks.progress import Count
-from tasks.records import records
-from tasks.rows import Row, RowFile, read, write_json
+from tasks.rows import Row, RowFile, batches, read, write_json
 from tasks.sheets import FIELDS, TEST, TRAIN, VALIDATION, Sheet
 from tasks.splits import SPLITS, STRADDLING, Sides
 from tasks.validate import quarantined
 
 if TYPE_CHECKING:
-    from models.contamination import Contamination
     from models.duplicates import Sketches
     from tasks.data import DatasetRecipe
 
-T = TypeVar("T")
-EXAMPLES = 5
-LEAST_WORDS = 8  # shorter items are common property
-BATCH, BATCH_CHARACTERS = 4096, 8_000_000
 PORTION = 4_000_000  # groups that are compared at a time
 
 
@@ -49,7 +44,7 @@ def curate(valid: Path, folder: Path, recipe: "DatasetRecipe") -> dict[str, Any]
         _one_side_for_a_group(sheets)
         for sheet in sheets.values():
             _without_near_duplicates(sheet, recipe.duplicate_threshold, Path(scratch))
-        contamination = _decontaminate(sheets, recipe, Path(scratch))
+        contamination = decontaminate(sheets, recipe, Path(scratch))
         for sheet in sheets.values():
             _filter(sheet, recipe)
         if "instructions" in sheets:
@@ -68,15 +63,6 @@ def curate(valid: Path, folder: Path, recipe: "DatasetRecipe") -> dict[str, Any]
     write_json(folder / "counts.json", summary)
     (folder / "README.md").write_text(card.write(summary), encoding="utf-8")
     return summary
-
-
-def benchmark_facts(benchmarks: Sequence[str]) -> dict[str, Any]:
-    """The digests of the benchmark files, which decide what is contamination. Raises SourceError for a missing one."""
-    return {where: mining.folder_facts(_benchmark_files(where)) for where in benchmarks}
-
-
-def _benchmark_files(where: str) -> dict[str, Path]:
-    return readers.data_files(readers.located(where))
 
 
 def _told(files: Mapping[str, RowFile], doing: str) -> Iterator[Iterable[Row]]:
@@ -134,80 +120,6 @@ def _keep_on(sheet: Sheet, numbers: np.ndarray, wanted: np.ndarray) -> None:
         sheet.drop(int(numbers[at]), f"its group stands on the {SPLITS[wanted[at]]} side")
 
 
-def _decontaminate(sheets: Mapping[str, Sheet], recipe: "DatasetRecipe", scratch: Path) -> dict[str, Any]:
-    """Takes what also stands in a held-out row or a benchmark item out of the training side.
-
-    Sentences are cut from texts; instructions and pairs are dropped. What stands in many training rows is boilerplate.
-    Returns what was protected, and for each file how much was found, with examples.
-    """
-    from models.contamination import Contamination
-
-    least = min(LEAST_WORDS, recipe.overlap_words)
-    with TemporaryDirectory(dir=scratch) as folder:
-        guard = Contamination(Path(folder), width=recipe.overlap_words, least_words=least, common=recipe.common_runs)
-        protected = {
-            source: sum(guard.protect(batch, source=source) for batch in _batches(texts))
-            for source, texts in _protected(sheets, recipe)
-        }
-        for sheet in sheets.values():
-            for batch in _batches(text for _, text in sheet.passages(_quoting(sheet), "counts overlaps")):
-                guard.count(batch)
-        found = {name: _cut_out(sheet, guard) for name, sheet in sheets.items()}
-    return {"protected": protected, "found": found}
-
-
-def _protected(sheets: Mapping[str, Sheet], recipe: "DatasetRecipe") -> Iterator[tuple[str, Iterator[str]]]:
-    for name, sheet in sheets.items():
-        for side in ("test", "validation"):
-            numbers = sheet.on(SPLITS.index(side))
-            yield f"{name}/{side}", (text for _, text in sheet.passages(numbers, f"protects {side}"))
-    for where in recipe.benchmarks:
-        for name, path in _benchmark_files(where).items():
-            texts = (text for _, record in records(path) for text in _strings(record))
-            yield f"{Path(where).resolve().name}/{name}", texts
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in a record, whatever its format; without recursion, for it may be nested as deep as JSON may be."""
-    waiting = [value]
-    while waiting:
-        held = waiting.pop()
-        if isinstance(held, str):
-            yield held
-        elif isinstance(held, Mapping | list):
-            waiting += reversed(list(held.values()) if isinstance(held, Mapping) else held)
-
-
-def _quoting(sheet: Sheet) -> np.ndarray:
-    """The training rows that can quote: lines of code are no quotations."""
-    numbers = sheet.on(TRAIN)
-    return numbers[sheet.kind[numbers] != sheet.kinds["code"]] if "code" in sheet.kinds else numbers
-
-
-def _cut_out(sheet: Sheet, guard: "Contamination") -> dict[str, Any]:
-    from models.contamination import cut
-
-    sources: Counter[str] = Counter()
-    examples: list[dict[str, str]] = []
-    sentences = 0
-    passages = sheet.passages(_quoting(sheet), "finds overlaps")
-    for batch in _batches(passages, size=lambda passage: len(passage[1])):
-        for overlap in guard.find([text for _, text in batch]):
-            number, text = batch[overlap.document]
-            span = overlap.spans[0]
-            sources[span.source] += 1
-            if len(examples) < EXAMPLES:
-                examples.append({"shared": overlap.example, "stands_in": span.source})
-            left = ""
-            if sheet.name == "text":
-                left, removed = cut(text, overlap.spans)
-                sheet.cuts.add(number, left)
-                sentences += len(removed)
-            if not left:
-                sheet.drop(number, f"stands in a held-out or benchmark item [{span.source}, {span.item}]")
-    return {"passages": sources.total(), "sentences_cut": sentences, "by_source": dict(sources), "examples": examples}
-
-
 def _without_near_duplicates(sheet: Sheet, threshold: float, scratch: Path) -> None:
     """Drops from the training side what is near to a held-out row or to an earlier training row of its kind, and from
     validation what is near to a test row. The test side stays as it is, so that its figures stay comparable.
@@ -232,7 +144,7 @@ def _sketched(sheet: Sheet, numbers: np.ndarray, threshold: float, scratch: Path
 
     with TemporaryDirectory(dir=scratch) as folder:
         sketches = Sketches(Path(folder), threshold=threshold)
-        for batch in _batches(sheet.texts(numbers, "sketches")):
+        for batch in batches(sheet.texts(numbers, "sketches")):
             sketches.add(batch)
         yield sketches
 
@@ -261,7 +173,7 @@ def _filter(sheet: Sheet, recipe: "DatasetRecipe") -> None:
         (quality.letters, recipe.least_letters, f"less than {recipe.least_letters:.0%} letters, digits and spaces"),
     )
     done = 0
-    for batch in _batches(sheet.texts(numbers, "filters")):
+    for batch in batches(sheet.texts(numbers, "filters")):
         for measure, least, reason in checks:
             for index, value in enumerate(measure(pa.array(batch, pa.string())).to_pylist()):
                 if value is not None and value < least:
@@ -275,20 +187,6 @@ def _cap(sheet: Sheet, kind: str, limit: int) -> None:
     if limit and kind in sheet.kinds:
         for number in train[sheet.kind[train] == sheet.kinds[kind]][limit:]:
             sheet.drop(int(number), f"more than {limit} rows of kind {kind}")
-
-
-def _batches(items: Iterable[T], size: Callable[[T], int] = len) -> Iterator[list[T]]:  # type: ignore[assignment]
-    """Up to BATCH items or about BATCH_CHARACTERS characters at once."""
-    batch: list[T] = []
-    held = 0
-    for item in items:
-        batch.append(item)
-        held += size(item)
-        if len(batch) >= BATCH or held > BATCH_CHARACTERS:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
 
 
 def _copy(rows: Iterable[Row], target: BinaryIO) -> Counter[tuple[str, str]]:

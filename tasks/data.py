@@ -112,7 +112,7 @@ class DataRecipe(DatasetRecipe, ValidateRecipe, IngestRecipe):  # fields come in
 
 def plan(recipe: DataRecipe) -> list[steps.Step]:
     """The steps ingest, validate and dataset with their keys, nothing run. Raises SourceError for a missing source."""
-    from tasks import curation, sources
+    from tasks import decontamination, sources
 
     ingest = steps.Step(
         stage="ingest",
@@ -145,10 +145,10 @@ def plan(recipe: DataRecipe) -> list[steps.Step]:
         recipe=recipe.part(DatasetRecipe),
         inputs={"valid": validate.key},
         libraries=("rensa",),
-        facts=curation.benchmark_facts(recipe.benchmarks),
+        facts=decontamination.benchmark_facts(recipe.benchmarks),
         modules=(
-            "tasks.curation", "tasks.sheets", "tasks.splits", "tasks.ratings", "tasks.card", "tasks.rows",
-            "tasks.readers", "tasks.records", "models.prose", "models.duplicates",
+            "tasks.curation", "tasks.decontamination", "tasks.sheets", "tasks.splits", "tasks.ratings", "tasks.card",
+            "tasks.rows", "tasks.readers", "tasks.records", "models.prose", "models.duplicates",
             "models.contamination", "models.quality",
         ),
     )  # fmt: skip

@@ -36,15 +36,16 @@ class Facts:
     def of(self, rows: Sequence[Row]) -> dict[str, Any]:
         """One array for each column of the suite that applies to any row, as long as `rows`."""
         parts, content = columns_of(self.kind, rows)
+        matters = [row.get("domain") or row.get("kind") for row in rows]
         found = {
             **_presence(parts),
             **_content(content, self.bounds),
             **self._copies(rows, content),
             **_special(self.kind, rows),
             **_COLUMNS.get(self.kind, lambda rows, parts: {})(rows, parts),
-            **_links(rows, content),
+            **_links(matters, content),
         }
-        _pass_over_code(found, rows)
+        _pass_over_code(found, matters)
         if "title" in found:
             found["title_again"] = self._titles(found["title"])
         return {name: found[name] for name in self.columns if name in found}
@@ -69,15 +70,17 @@ def columns_of(kind: str, rows: Sequence[Row]) -> tuple[dict[str, Any], Any]:
     import pyarrow.compute as pc
 
     parts = {part: pa.array([row[part] for row in rows], pa.string()) for part in PARTS[kind]}
-    joined = pc.binary_join_element_wise(*parts.values(), "\n", null_handling="replace", null_replacement="")
-    return parts, joined
+    first, *more = parts.values()
+    if not more:
+        return parts, pc.fill_null(first, "")
+    return parts, pc.binary_join_element_wise(first, *more, "\n", null_handling="replace", null_replacement="")
 
 
 def content_hashes(rows: Sequence[Row], content: Any) -> np.ndarray:
     """A hash of each row's content and kind, blind to case and spacing."""
     from models import quality
 
-    marks = [(None, "")]
+    marks: list[tuple[str | None, str]] = [(None, "")]
     if _any_has(rows, "kind", "history"):
         marks = [(row.get("kind"), str(row["history"]) if "history" in row else "") for row in rows]
     known = {mark: hash_of("\n".join(map(str, mark))) for mark in set(marks)}
@@ -134,30 +137,26 @@ def _content(content: Any, bounds: Bounds) -> dict[str, Any]:
     }
 
 
-def _links(rows: Sequence[Row], content: Any) -> dict[str, Any]:
+def _links(matters: Sequence[str | None], content: Any) -> dict[str, Any]:
     """Links matter where the source has none by rights."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from models import quality
 
-    free = pa.array([kind in LINK_FREE for kind in _matters(rows)], pa.bool_())
+    free = pa.array([kind in LINK_FREE for kind in matters], pa.bool_())
     return {"url": pc.if_else(free, quality.urls(content), None)} if pc.any(free).as_py() else {}
 
 
-def _pass_over_code(found: dict[str, Any], rows: Sequence[Row]) -> None:
+def _pass_over_code(found: dict[str, Any], matters: Sequence[str | None]) -> None:
     """Takes out what does not apply to code."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    code = pa.array([kind in CODE for kind in _matters(rows)], pa.bool_())
+    code = pa.array([kind in CODE for kind in matters], pa.bool_())
     if pc.any(code).as_py():
         for name in ("markers", "repetition", "letters", "foreign", "phone"):
             found[name] = pc.if_else(code, None, found[name])
-
-
-def _matters(rows: Sequence[Row]) -> list[str | None]:
-    return [row.get("domain") or row.get("kind") for row in rows]
 
 
 def _instruction_columns(rows: Sequence[Row], parts: dict[str, Any]) -> dict[str, Any]:

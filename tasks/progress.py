@@ -56,10 +56,12 @@ class Count:
                 self.bar.show(100.0 * done / self.total)
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, each counted once it is worked off."""
+        """The items, counted as they are worked off."""
         for item in items:
             yield item
-            self.reach(self.done + 1)
+            self.done += 1
+            if not self.done % 64:
+                self.reach(self.done)
 
     def _entry(self, seconds: float) -> dict[str, Any]:
         rate = self.done / seconds

@@ -97,9 +97,10 @@ def canonical_rows(
         try:
             if keys != (keys := tuple(record)):
                 form = _format(record, kind, first)
+                named = not NAMES.isdisjoint(column for _, column in form.passed)
             first = first or form
             made = canonical(record, form)
-            if form.passed:
+            if named:
                 _check_names(made[0])
         except FormatError as error:
             field = f", field {error.field}" if error.field else ""

@@ -115,7 +115,8 @@ def examine(where: Path, kind: str, limits: Bounds, quarantine: Path | None = No
     def rows(names: Iterable[str]) -> Iterator[Row]:
         for name in names:
             for row in readers.rows(files[name], name, kind):
-                row.update(holdouts[name])
+                if apart:
+                    row.update(holdouts[name])
                 if "record" in row:
                     row["id"] = row["record"]
                 yield row

@@ -2,8 +2,10 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from models import contamination
 from models.contamination import Contamination, Overlap, Span, cut
 
 ITEM = "Which of the twelve apostles carried the keys of heaven, and what else did he carry that night?"
@@ -112,6 +114,44 @@ def test_n_grams_common_in_training_are_ignored(tmp_path: Path) -> None:
     contamination.protect(["one more item that has quite a few words, more than thirteen, of its own"], source="later")
     contamination.count(texts[3:])
     assert [overlap.document for overlap in contamination.find(texts)] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("common", [0, 2, 1000])
+def test_suspects_are_the_counted_texts_that_find_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, common: int
+) -> None:
+    monkeypatch.setattr(contamination, "_AT_ONCE", 8)
+    rng = random.Random(5)
+    texts = [" ".join(rng.choice("abcd") for _ in range(rng.randint(0, 40))) for _ in range(300)]
+    items = [" ".join(rng.choice("abcd") for _ in range(rng.randint(0, 15))) for _ in range(40)]
+    guard = Contamination(tmp_path, width=8, least_words=6, common=common)
+    for start in range(0, 40, 10):
+        guard.protect(items[start : start + 10], source="test")
+    for start in range(0, 300, 30):
+        guard.count(texts[start : start + 30])
+    found = guard.find(texts)
+    assert guard.suspects().tolist() == [overlap.document for overlap in found]
+    assert bool(found) == (common > 0)
+    for overlap in found:
+        assert f" {overlap.example} " in f" {items[overlap.spans[0].item]} "
+
+
+def test_what_is_protected_later_is_found_too(tmp_path: Path) -> None:
+    guard = Contamination(tmp_path)
+    guard.protect([SHORT], source="quiz")
+    guard.count([ITEM])
+    assert guard.find([ITEM]) == []
+    guard.protect([ITEM], source="quiz")
+    assert _only(guard.find([ITEM])).spans[0][2:] == ("quiz", 1)
+
+
+def test_little_passes_the_sieve_that_was_not_put_in() -> None:
+    values = np.random.default_rng(1).integers(0, 2**64, 200_000, np.uint64)
+    sieve = contamination._Sieve(100_000)
+    sieve.add(values[:100_000])
+    places = sieve.passed(values)
+    assert places[:100_000].tolist() == list(range(100_000))
+    assert places.size - 100_000 < 400
 
 
 def test_items_given_in_batches_keep_their_source_and_index(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
 from tokenizers import Regex, pre_tokenizers
 
-from models import quality
+from models import characters, quality
 from tasks.settings import ROOT
 
 FACTS = (
@@ -60,8 +60,8 @@ def test_a_null_stays_null_however_the_texts_are_stored(fact: str) -> None:
 def test_texts_go_through_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = pa.array(["", "a" * 50, None, *["b c"] * 40, "d " * 100, "e"])
     expected = quality.words(texts).to_pylist()
-    monkeypatch.setattr(quality, "_BYTES", 64)
-    monkeypatch.setattr(quality, "_ROWS", 7)
+    monkeypatch.setattr(characters, "_BYTES", 64)
+    monkeypatch.setattr(characters, "_ROWS", 7)
     pieces = list(quality.slices(texts))
     assert pa.concat_arrays(pieces).equals(texts)
     assert len(pieces) > 7 and max(map(len, pieces)) <= 7

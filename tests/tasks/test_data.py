@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tasks import encyclopaedia
+from tasks import curation, encyclopaedia
 from tasks.artifacts import Artifact, Dataset
 from tasks.cut import Cut
 from tasks.data import DataRecipe, build_dataset, find_dataset, ingest_rows, plan, validate_rows
@@ -250,8 +250,24 @@ def test_near_duplicates_leave_the_training_side(tmp_path: Path) -> None:
     assert reasons["validation0"].startswith("near duplicate of a held-out row [test0, 0.9")
 
 
-def test_a_group_on_two_sides_keeps_the_held_out_one(tmp_path: Path) -> None:
+def test_near_duplicates_of_another_kind_stay(tmp_path: Path) -> None:
+    common = {"source": "s", "licence": "own", "holdout": "given", "prompt": " ".join(f"w{i}" for i in range(30))}
+    sides = ["train"] * 4 + ["test"]
+    rows = [
+        {"id": str(i), "group": str(i), "kind": "ab"[i % 2], "response": f"yes {i}", "side": side, **common}
+        for i, side in enumerate(sides)
+    ]
+    rows[4] |= {"prompt": " ".join(f"x{i}" for i in range(30))}
+    dataset = curated(tmp_path, {"instructions": rows})
+    assert {row["id"] for row in rows_of(dataset, "instructions")["train"]} == {"0", "1"}
+    reasons = {row["row"]["id"]: row["reason"][:39] for row in read(dataset.path / "quarantine.jsonl")}
+    assert reasons == {"2": "near duplicate of an earlier row [0, 0.", "3": "near duplicate of an earlier row [1, 0."}
+
+
+def test_a_group_on_two_sides_keeps_the_held_out_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [text("train", 0, "one text", group="g"), text("test", 0, "another one", group="g")]
+    rows += [text("train", i, f"text number {i}") for i in range(1, 40)]
+    monkeypatch.setattr(curation, "PORTION", 5)
     dataset = curated(tmp_path, {"text": rows})
     assert [row["id"] for row in rows_of(dataset, "text")["test"]] == ["test0"]
     assert dataset.summary["dropped"] == {"text": {"its group stands on the test side": 1}}

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows import cli
-from tasks import curation, ingest, steps
+from tasks import decontamination, ingest, steps
 from tasks.data import DataRecipe, ingest_rows, plan
 from tasks.errors import SourceError
 
@@ -52,7 +52,7 @@ def test_texts_of_a_benchmark_are_found_however_deep() -> None:
     nested: Any = "b"
     for _ in range(5000):
         nested = [nested]
-    assert list(curation._strings({"a": nested, "c": ["d"]})) == ["b", "d"]
+    assert list(decontamination._strings({"a": nested, "c": ["d"]})) == ["b", "d"]
 
 
 def test_a_source_that_grows_after_its_key_was_made_is_an_error(
