@@ -175,7 +175,8 @@ def _sentence(error: Any, model: "type[BaseModel]", flow_name: str) -> str:
         return f"{owner or flow_name} has no field {path[-1]!r}; {_nearest(where, known, 'fields')}"
     if error["type"] == "missing":
         return f"{flow_name} needs {where}: give it with --set {where}=..."
-    text = f"{where} cannot be {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    said = error["msg"].removeprefix("Value error, ")
+    text = f"{where} cannot be {error['input']!r}: {said[0].lower()}{said[1:]}"
     if error["type"] == "string_type":
         text += f" (to give it as text: --set '{where}=\"{error['input']}\"')"
     return text

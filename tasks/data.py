@@ -1,18 +1,22 @@
 """The data stage: raw candidate rows, their validation, and the data set made from what is valid."""
 
+import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks import steps
 from tasks.artifacts import Artifact, Dataset
 
 R = TypeVar("R", bound=BaseModel)
-SOURCE = r"^(builtin:encyclopaedia|package:[\w.\-]+(,[\w.\-]+)*|path:.+|hub:[^@#\s]+(#[^@\s]+)?(@[\w.\-/]+)?)$"
-Source = Annotated[str, StringConstraints(pattern=SOURCE)]
+SOURCE = r"builtin:encyclopaedia|package:[\w.\-]+(,[\w.\-]+)*|path:.+|hub:[^@#\s]+(#[^@\s]+)?(@[\w.\-/]+)?"
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")  # a surrogate, which no file and no key can hold
+SOURCES = "builtin:encyclopaedia, package:NAME[,NAME...], path:FOLDER or hub:NAME[#CONFIG][@REVISION]"
 
 
 class IngestRecipe(BaseModel):
@@ -20,12 +24,8 @@ class IngestRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: (
-        Source | Annotated[dict[Source, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
-    ) = Field(
-        "builtin:encyclopaedia",
-        description="builtin:encyclopaedia, package:NAME[,NAME...] (functions with docstrings), path:FOLDER, or "
-        "hub:NAME[#CONFIG][@REVISION]; or several with the weight of each in the mixture.",
+    source: str | dict[str, float] = Field(
+        "builtin:encyclopaedia", description=f"{SOURCES}; or several with the weight of each in the mixture."
     )
     languages: tuple[Literal["en", "fr", "es"], ...] = Field(
         ("en",), min_length=1, description="Languages of the encyclopaedia's articles: en, fr, es."
@@ -43,6 +43,20 @@ class IngestRecipe(BaseModel):
         description="Functions to mine from packages or a folder, the same share of each package (0: all).",
     )
     seed: int = Field(1, ge=0, description="Of every pick and of the order of the rows.")
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _names_sources(cls, source: Any) -> Any:
+        """One sentence for whatever is wrong: of a union pydantic would tell what each half of it lacks."""
+        weighted = source.items() if isinstance(source, Mapping) else [(source, 1.0)]
+        if not weighted:
+            raise ValueError(f"it names no source; give {SOURCES}")
+        for name, weight in weighted:
+            if not isinstance(name, str) or HALF_A_PAIR.search(name) or not re.fullmatch(SOURCE, name):
+                raise ValueError(f"a source is {SOURCES}, or several of them with a weight for each")
+            if not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                raise ValueError(f"the weight of {name} must be a finite number above 0")
+        return source
 
     @property
     def sources(self) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Reads every source into candidate rows, one file per kind, and mixes sources by their weights."""
 
 import logging
-import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +28,8 @@ FILES = ("text", "instructions", "ratings", "preferences", "labels")
 def ingest(folder: Path, recipe: "IngestRecipe") -> dict[str, Any]:
     """Writes `FILE.jsonl` for each kind of row that the sources hold; returns the rows of each and what was left out.
 
-    Raises SourceError where there is nothing usable, and for a weight that is no number.
+    Raises SourceError where there is nothing usable.
     """
-    _check_weights(recipe.sources)
     cut = Cut(recipe.seed, recipe.limit, recipe.prompt_words, recipe.passage_words, recipe.docstrings)
     parts = []
     for number, source in enumerate(recipe.sources):
@@ -53,14 +51,6 @@ def confirm(recipe: "IngestRecipe", facts: Mapping[str, Any]) -> None:
     for source in recipe.sources:
         if sources.facts(source, recipe.languages) != facts[source]:
             raise SourceError(f"{printable(source)}: changed while it was read; run again when nothing writes to it")
-
-
-def _check_weights(weights: Mapping[str, float]) -> None:
-    if not weights:
-        raise SourceError("source: names no source; give one, or several with their weights")
-    for source, weight in weights.items():
-        if not math.isfinite(weight):
-            raise SourceError(f"{printable(source)}: its weight is {weight}; a finite number is needed")
 
 
 def _split(found: Iterator[Found], folder: Path, prefix: str) -> int:

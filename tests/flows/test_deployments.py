@@ -130,3 +130,14 @@ def test_a_broken_file_is_named(
 def test_a_sweep_that_cannot_fix_the_law_is_wrong_use() -> None:
     with pytest.raises(UsageError, match="sizes and tokens give 4 runs, the law has 5 coefficients"):
         deployments.configured(deployments.load("scaling-laws/nano"), ["recipe.sizes=[2, 3]", "recipe.tokens=[1, 2]"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("foo", r"cannot be 'foo': a source is builtin:encyclopaedia, package"), ("{}", "names no source"),
+     ("{'path:a': -1}", "the weight of path:a must be a finite number above 0")],
+)  # fmt: skip
+def test_a_wrong_source_is_told_in_one_sentence(given: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        deployments.configured(deployments.load("data/encyclopaedia"), [f"recipe.source={given}"])
+    assert ";" not in str(caught.value).replace("source; give", "")

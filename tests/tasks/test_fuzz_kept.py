@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from flows import cli
 from tasks import decontamination, ingest, steps
@@ -40,12 +39,6 @@ def test_a_failed_validation_keeps_the_broken_rows_of_the_one_before(tmp_path: P
 def test_a_path_that_is_none_is_wrong_use(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["validate", path, "--kind", "text"]) == 2
     assert "Traceback" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("source", [{}, {"path:a": float("inf")}])
-def test_a_mixture_of_nothing_or_without_end_is_refused_at_once(source: Any) -> None:
-    with pytest.raises(ValidationError):
-        DataRecipe(source=source)
 
 
 def test_texts_of_a_benchmark_are_found_however_deep() -> None:
