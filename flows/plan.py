@@ -34,28 +34,30 @@ class Row:
 
 @dataclass
 class Plan:
-    """Steps in the order of the flow, and what the registry would do."""
+    """Steps by their key in the order of the flow, and what the registry would do."""
 
     planned: dict[str, steps.Step] = field(default_factory=dict)
     more: list[Row] = field(default_factory=list)
 
     def add(self, step: steps.Step) -> str:
-        title = step.title if self.planned.get(step.title, step).key == step.key else f"{step.title} (2)"
-        self.planned[title] = step
+        self.planned[step.key] = step
         return step.key
+
+    def named(self, title: str) -> steps.Step | None:
+        return next((step for step in self.planned.values() if step.title == title), None)
 
     def rows(self) -> list[Row]:
         rows = []
         waiting: dict[str, str] = {}
-        for title, step in self.planned.items():
+        for key, step in self.planned.items():
             status = steps.status(step)
-            again = [waiting[key] for key in step.inputs.values() if key in waiting]
+            again = [waiting[parent] for parent in step.inputs.values() if parent in waiting]
             reused, why = (
                 (False, f"its input {again[0]} runs again") if again and status.reused else (status.reused, status.why)
             )
             if not reused:
-                waiting[step.key] = title
-            rows.append(Row(title, step.key, reused, why))
+                waiting[key] = step.title
+            rows.append(Row(step.title, key, reused, why))
         return rows + self.more
 
 
@@ -186,18 +188,19 @@ def _forecast(plan: Plan, rows: Sequence[Row], p: Parameters) -> dict[str, Any]:
     Empty for a flow that pre-trains nothing.
     """
     scaling, base = p.get("scaling"), p.get("pretrain")
-    if scaling is None or base is None or "pretrain/main" not in plan.planned:
+    fit = plan.named("scaling/fit")
+    if scaling is None or base is None or fit is None or plan.named("pretrain/main") is None:
         return {}
     from models.architectures import dimensions
     from models.memory import disk_bytes, flops_per_token, parameters, training_peak_bytes
 
-    fitted = steps.status(plan.planned["scaling/fit"])
+    fitted = steps.status(fit)
     picked = fitted.manifest["summary"] if fitted.reused else {}
     size = base.size or picked.get("size") or scaling.candidates[len(scaling.candidates) // 2]
     shape, vocabulary = dimensions(int(size)), p["tokenizer"].vocabulary
     per_token = flops_per_token(shape, vocabulary, base.context)
     tokens = base.tokens or picked.get("tokens") or round(scaling.compute / per_token)
-    earlier = [_seconds(plan.planned[row.name]) for row in rows if row.name in plan.planned and not row.reused]
+    earlier = [_seconds(plan.planned[row.key]) for row in rows if row.key in plan.planned and not row.reused]
     return {
         "basis": "fitted scaling law" if picked else "middle candidate; the sweep has not run",
         "size": int(size),
