@@ -88,14 +88,14 @@ def plan(options: argparse.Namespace) -> int:
 
 def models(options: argparse.Namespace) -> int:
     _prepare()
-    from tasks.registry import listing
+    from tasks.catalogue import listing
 
     return _print(listing(options.name), options.json, _models_table)
 
 
 def chat(options: argparse.Namespace) -> int:
     _prepare()
-    from tasks.registry import resolve
+    from tasks.catalogue import resolve
 
     folder = resolve(options.model)
     from tasks.generation import Chat

@@ -6,11 +6,12 @@ from prefect import flow
 
 from tasks import steps
 from tasks.artifacts import Checkpoint, Dataset, EvaluationReport, RegisteredModel, Tokenizer
+from tasks.catalogue import checkpoint
 from tasks.evaluation import EvaluationRecipe, evaluate_model, find_model
 from tasks.gate import ITEMS, Gate, Items, read_items
 from tasks.lineage import trace
 from tasks.pretrain import PretrainRecipe
-from tasks.registry import checkpoint, register
+from tasks.registry import register
 from tasks.settings import Execution
 
 

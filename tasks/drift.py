@@ -119,10 +119,10 @@ def compare_data(current: Artifact, reference: Artifact, recipe: DriftRecipe) ->
 
 def champion_data(name: str) -> ChampionData | None:
     """What the champion of a registered name was trained on; None without a champion, or where its tags do not say."""
-    from tasks import registry
+    from tasks import catalogue
 
     try:
-        version = registry.find(f"{name}@{registry.CHAMPION}")
+        version = catalogue.find(f"{name}@{catalogue.CHAMPION}")
     except RegistryError:
         return None
     key, digest = version.tags.get("data_key", ""), version.tags.get("data_digest", "")
@@ -133,10 +133,10 @@ def champion_data(name: str) -> ChampionData | None:
 
 def champion_models(name: str) -> tuple[Tokenizer | None, Checkpoint | None]:
     """The tokenizer and the model of a champion, each where the store still holds it."""
-    from tasks import registry
+    from tasks import catalogue
 
     try:
-        tags = registry.find(f"{name}@{registry.CHAMPION}").tags
+        tags = catalogue.find(f"{name}@{catalogue.CHAMPION}").tags
     except RegistryError:
         return None, None
     folders = {path.name: path for path in (home() / "store").glob("*/*") if steps.read_manifest(path)}

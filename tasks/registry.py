@@ -2,9 +2,7 @@
 
 import json
 import logging
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -15,19 +13,17 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import code, steps, tracking
+from tasks import catalogue, code, steps, tracking
 from tasks.artifacts import Checkpoint, EvaluationReport, RegisteredModel
+from tasks.catalogue import CHALLENGER, CHAMPION, PREVIOUS, STAGE, VERDICT
 from tasks.errors import RegistryError
 from tasks.gate import ITEMS, METRICS, Gate, Items, decide, read_items
 from tasks.settings import home
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.entities.model_registry import RegisteredModel as MLflowModel
 
-STAGE = "registry"
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-VERDICT, PROMOTED, REFUSED = "verdict", "promoted", "not promoted"
+PROMOTED, REFUSED = "promoted", "not promoted"
 ITEMS_DIGEST, ROW = "evergreen.items_digest", "evergreen.row"
 REQUIREMENTS = ("torch", "transformers", "accelerate", "tokenizers")
 
@@ -41,7 +37,7 @@ def key(name: str, model: str, report: str, gate: Gate) -> str:
 
 def status(name: str, wanted: str) -> steps.Status:
     """Whether the version with this key is in the registry with a verdict."""
-    found = _version_with(name, wanted) if tracking.exists() else None
+    found = catalogue.version_with(name, wanted) if tracking.exists() else None
     if found is None:
         return steps.Status(False, f"no version of {name} has this model, evaluation and gate")
     if VERDICT not in found.tags:
@@ -68,53 +64,13 @@ def register(
     _check_name(name)
     wanted = key(name, model.key, report.key, gate)
     with _lock(name), tracking.reachable():
-        version = _version_with(name, wanted)
+        version = catalogue.version_with(name, wanted)
         reused = version is not None and VERDICT in version.tags
         if version is None:
             version = _log_version(model, report, name, wanted, gate, lineage)
         if not reused:
             _settle(version, model.model, report.path, gate, evaluate_again)
         return _artifact(name, version.version, model, report, reused=reused)
-
-
-def listing(name: str | None = None) -> list[dict[str, Any]]:
-    """Every version by name, the newest first. Raises RegistryError for a name that is not registered."""
-    models = _models()
-    if name is not None and name not in models:
-        raise RegistryError(f"no model is called {name!r}; {_what_exists(models)}")
-    wanted = sorted(models) if name is None else [name]
-    return [_described(version, models[each]) for each in wanted for version in _versions(each)]
-
-
-def resolve(reference: str) -> Path:
-    """The folder that `from_pretrained` reads for `NAME`, `NAME@alias` or `NAME/version`.
-
-    `NAME` alone is the champion, or the newest version where there is none. Raises RegistryError that names what
-    exists.
-    """
-    with tracking.reachable():
-        return _folder(find(reference))
-
-
-def find(reference: str) -> "ModelVersion":
-    """The version that a reference names. Raises RegistryError that names what exists."""
-    models = _models()
-    name, _, alias = reference.partition("@")
-    name, _, number = name.partition("/")
-    aliases = models.get(name, {})
-    versions = {str(version.version): version for version in _versions(name)} if name in models else {}
-    newest = next(iter(versions), None)
-    wanted = number or aliases.get(alias or CHAMPION, None if alias else newest)
-    if (alias and number) or wanted not in versions:
-        raise RegistryError(f"no model answers to {reference!r}; {_what_exists(models)}")
-    return versions[wanted]
-
-
-def checkpoint(folder: Path) -> Checkpoint:
-    """A registered model's folder as the artifact that the stages read."""
-    digest = steps.folder_digest(steps.hash_files(folder))
-    name, key = folder.parent.parent.name, folder.parent.name
-    return Checkpoint(stage=STAGE, name=name, key=key, digest=digest, path=folder.parent)
 
 
 def _log_version(
@@ -126,7 +82,7 @@ def _log_version(
     with tracking.run(stage=STAGE, name=name, key=wanted, params=gate.model_dump(mode="json"), tags=tags) as run:
         tracking.log_files(run.id, [report.path / METRICS, report.path / ITEMS])
         tracking.log_metrics(run.id, {**_all_rows(figures), **_means(figures, gate.candidate)})
-        if name not in _models():
+        if name not in catalogue.models():
             store.create_registered_model(name)
         with tracking.as_default():
             model_id = _log_model(run.id, name, model.model)
@@ -162,7 +118,7 @@ def _settle(
     version: "ModelVersion", model: Path, report: Path, gate: Gate, evaluate_again: Callable[[Path], Items]
 ) -> None:
     """Decides and records. The verdict is written last: a version without one is decided by the next run."""
-    champion = _aliased(version.name, CHAMPION)
+    champion = catalogue.aliased(version.name, CHAMPION)
     promoted = champion is not None and champion.version == version.version  # killed between the swap and its record
     if not promoted:
         items = _champion_items(champion, report, evaluate_again) if champion else None
@@ -191,7 +147,7 @@ def _swap(version: "ModelVersion", champion: "ModelVersion | None", model: Path)
 def _champion_items(champion: "ModelVersion", report: Path, evaluate_again: Callable[[Path], Items]) -> Items:
     if champion.tags.get(ITEMS_DIGEST) != _yardstick(_figures(report)):
         logger.info("version %s, the champion, was scored on other items; evaluating it again", champion.version)
-        return evaluate_again(_folder(champion))
+        return evaluate_again(catalogue.folder_of(champion))
     with TemporaryDirectory() as folder:
         items = read_items(Path(tracking.client().download_artifacts(champion.run_id, ITEMS, folder)))
     return [{"id": item["id"], "scores": item["scores"][champion.tags[ROW]]} for item in items]
@@ -219,13 +175,13 @@ def _means(figures: Mapping[str, Any], row: str) -> dict[str, float]:
 
 def _artifact(name: str, number: str, model: Checkpoint, report: EvaluationReport, *, reused: bool) -> RegisteredModel:
     found = tracking.client().get_model_version(name, number)
-    described = _described(found, _models()[name])
+    described = catalogue.described(found, catalogue.models()[name])
     return RegisteredModel(
         stage=STAGE,
         name=name,
         key=found.tags[tracking.KEY],
         digest=model.digest,
-        path=_folder(found),
+        path=catalogue.folder_of(found),
         inputs={"model": model.digest, "report": report.digest},
         summary={
             **{field: described[field] for field in ("version", "aliases", "verdict")},
@@ -235,112 +191,6 @@ def _artifact(name: str, number: str, model: Checkpoint, report: EvaluationRepor
         run_id=found.run_id,
         reused=reused,
     )
-
-
-def _described(version: "ModelVersion", aliases: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "name": version.name,
-        "version": int(version.version),
-        "aliases": sorted(alias for alias, number in aliases.items() if number == str(version.version)),
-        "verdict": version.tags.get(VERDICT, "undecided"),
-        "metrics": _run_metrics(version.run_id),
-        "data_digest": version.tags.get("data_digest", ""),
-        "run_id": version.run_id or "",
-    }
-
-
-def _run_metrics(run_id: str | None) -> dict[str, float]:
-    """The candidate's own figures; empty where somebody registered it by hand, or deleted its run for good."""
-    from mlflow.exceptions import MlflowException
-
-    if not run_id:
-        return {}
-    try:
-        metrics = tracking.client().get_run(run_id).data.metrics
-    except MlflowException:
-        return {}
-    return {name: value for name, value in sorted(metrics.items()) if "/" not in name}
-
-
-def _models() -> dict[str, dict[str, str]]:
-    """The aliases (to version numbers) of every registered model. `search_model_versions` leaves them out."""
-    if not tracking.exists():
-        return {}
-    store = tracking.client()
-    found = _pages(store.search_registered_models)
-    return {model.name: _aliases(store.get_registered_model(model.name)) for model in found}
-
-
-def _aliases(model: "MLflowModel") -> dict[str, str]:
-    """Version numbers are integers in a database and text on a server; here they are text."""
-    return {alias: str(number) for alias, number in model.aliases.items()}
-
-
-def _versions(name: str, more: str = "") -> list["ModelVersion"]:
-    """Newest first."""
-    found = _pages(tracking.client().search_model_versions, filter_string=f"name = '{name}'{more}")
-    return sorted(found, key=lambda each: int(each.version), reverse=True)
-
-
-def _version_with(name: str, wanted: str) -> "ModelVersion | None":
-    return next(iter(_versions(name, f" and tags.`{tracking.KEY}` = '{wanted}'")), None)
-
-
-def _aliased(name: str, alias: str) -> "ModelVersion | None":
-    number = _models()[name].get(alias)
-    return tracking.client().get_model_version(name, number) if number else None
-
-
-def _pages(search: Callable[..., Any], **query: str) -> list[Any]:
-    page = search(**query)
-    found = list(page)
-    while page.token:
-        page = search(**query, page_token=page.token)
-        found += page
-    return found
-
-
-def _what_exists(models: Mapping[str, Mapping[str, str]]) -> str:
-    if not models:
-        return "there are no models yet: `evergreen run` makes one"
-    each = [_summary(name, aliases) for name, aliases in sorted(models.items())]
-    return "there are: " + "; ".join(each)
-
-
-def _summary(name: str, aliases: Mapping[str, str]) -> str:
-    versions = ", ".join(f"{name}/{version.version}" for version in reversed(_versions(name)))
-    named = ", ".join(f"{name}@{alias}" for alias in sorted(aliases))
-    return f"{versions or f'{name} without versions'}{f' ({named})' if named else ''}"
-
-
-def _folder(version: "ModelVersion") -> Path:
-    """A local folder with model and tokenizer side by side, put together once from the logged model."""
-    import mlflow.artifacts
-
-    folder = home() / "registry" / version.name / steps.digest_of([version.source, version.run_id])[:16] / "model"
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".resolve-", dir=folder.parent.parent) as temporary, tracking.as_default():
-        logged = mlflow.artifacts.download_artifacts(version.source)
-        whole = Path(temporary) / "model"
-        for part in ("model", "components/tokenizer"):
-            if not (Path(logged) / part).is_dir():
-                raise RegistryError(
-                    f"{version.name}/{version.version} has no {part}/ in {version.source}: it is no text model in "
-                    "the transformers flavour; load it with mlflow"
-                )
-            shutil.copytree(Path(logged) / part, whole, dirs_exist_ok=True, copy_function=_link)
-        whole.rename(folder)
-    return folder
-
-
-def _link(source: str, target: str) -> None:
-    """Weights are large: a second name for the same bytes where the file system has that, a copy elsewhere."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _tag(version: "ModelVersion", tags: Mapping[str, str]) -> None:

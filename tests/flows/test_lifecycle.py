@@ -10,7 +10,7 @@ import pytest
 
 from flows import deployments
 from flows.plan import plan
-from tasks import registry, steps, tracking
+from tasks import catalogue, steps, tracking
 from tasks.artifacts import RegisteredModel
 
 pytestmark = [pytest.mark.flow, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -41,7 +41,7 @@ def registered(home: Path, prefect_server: None) -> Iterator[RegisteredModel]:
 
 
 def test_it_ends_with_a_registered_model_and_a_report(registered: RegisteredModel, home: Path) -> None:
-    (entry,) = registry.listing("tiny")
+    (entry,) = catalogue.listing("tiny")
     assert entry["version"] == 1
     assert entry["verdict"] in ("promoted", "not promoted")
     assert (home / "project" / "data.dvc").exists()
@@ -58,7 +58,9 @@ def test_it_ends_with_a_registered_model_and_a_report(registered: RegisteredMode
 def test_the_registered_model_answers(registered: RegisteredModel) -> None:
     from tasks.generation import Chat
 
-    reply = Chat(registry.resolve("tiny/1"), device="cpu").reply([{"role": "user", "content": "Soap\nSoap is a salt."}])
+    reply = Chat(catalogue.resolve("tiny/1"), device="cpu").reply(
+        [{"role": "user", "content": "Soap\nSoap is a salt."}]
+    )
     assert isinstance(reply, str)
 
 
@@ -73,7 +75,7 @@ def test_a_second_run_reuses_every_step(
     lines = [record.getMessage() for record in caplog.records]
     assert sum("reused" in line for line in lines) >= 23
     assert not [line for line in lines if "starts:" in line]
-    assert len(registry.listing("tiny")) == 1
+    assert len(catalogue.listing("tiny")) == 1
 
 
 def test_the_plan_names_the_keys_that_the_run_made(registered: RegisteredModel, home: Path) -> None:
@@ -100,8 +102,8 @@ def test_execution_changes_no_key(registered: RegisteredModel) -> None:
 
 
 def test_other_data_are_held_against_those_of_the_champion(registered: RegisteredModel, home: Path) -> None:
-    tracking.client().set_registered_model_alias("tiny", registry.CHAMPION, "1")
-    trained_on = registry.find(f"tiny@{registry.CHAMPION}").tags["data_digest"]
+    tracking.client().set_registered_model_alias("tiny", catalogue.CHAMPION, "1")
+    trained_on = catalogue.find(f"tiny@{catalogue.CHAMPION}").tags["data_digest"]
     overrides = ["name=tiny", "recipe.limit=150", "recipe.languages=[fr]", "recipe.script=Latin"]
     flow, parameters = deployments.configured(deployments.load("data/encyclopaedia"), overrides)
     dataset = flow(**parameters)

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tasks import registry, steps, tracking
+from tasks import catalogue, registry, steps, tracking
 from tasks.artifacts import Checkpoint, EvaluationReport
 from tasks.errors import DataVersionError, RegistryError
 from tasks.gate import Gate
@@ -88,11 +88,11 @@ def aliases(name):
 def test_an_empty_home_has_no_models_and_stays_empty(tmp_path, monkeypatch):
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert registry.listing() == []
+    assert catalogue.listing() == []
     with pytest.raises(
         RegistryError, match=r"no model answers to 'nano@champion'; there are no models yet: `evergreen run`"
     ):
-        registry.resolve("nano@champion")
+        catalogue.resolve("nano@champion")
     assert not registry.status("nano", "k").reused
     assert not list(tmp_path.iterdir())
 
@@ -111,8 +111,8 @@ def test_a_model_goes_in_and_comes_out_the_same(model, report):
     assert all(check["ok"] for check in registered.summary["checks"])
     assert len(registered.summary["reasons"]) == 5
 
-    folder = registry.resolve("round")
-    assert folder == registry.resolve("round@champion") == registry.resolve("round/1") == registered.path
+    folder = catalogue.resolve("round")
+    assert folder == catalogue.resolve("round@champion") == catalogue.resolve("round/1") == registered.path
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("a river", return_tensors="pt").input_ids
     before, after = (AutoModelForCausalLM.from_pretrained(each)(ids).logits for each in (made.model, folder))
@@ -122,7 +122,7 @@ def test_a_model_goes_in_and_comes_out_the_same(model, report):
         loaded = mlflow.transformers.load_model("models:/round@champion", return_type="components")
     assert torch.equal(before, loaded["model"](ids).logits)
 
-    (listed,) = registry.listing("round")
+    (listed,) = catalogue.listing("round")
     assert listed == {
         "name": "round", "version": 1, "aliases": ["champion"], "verdict": "promoted", "metrics": scored(1.0),
         "data_digest": "d1", "run_id": registered.run_id,
@@ -154,8 +154,8 @@ def test_a_better_model_takes_over_and_a_worse_one_moves_nothing(model, report):
     assert worse.summary["verdict"] == "not promoted"
     assert worse.summary["reasons"][0].startswith("score against champion -0.100 [")
     assert aliases("line") == {"champion": 2, "previous": 1, "challenger": 3}
-    assert [each["verdict"] for each in registry.listing("line")] == ["not promoted", "promoted", "promoted"]
-    assert registry.resolve("line@challenger") == worse.path != registry.resolve("line") == better.path
+    assert [each["verdict"] for each in catalogue.listing("line")] == ["not promoted", "promoted", "promoted"]
+    assert catalogue.resolve("line@challenger") == worse.path != catalogue.resolve("line") == better.path
 
 
 def test_a_champion_that_was_scored_on_other_items_is_scored_again(model, report):
@@ -168,7 +168,7 @@ def test_a_champion_that_was_scored_on_other_items_is_scored_again(model, report
 
     second = register(model(7), report(1.0, "items-2"), "again", evaluate_again)
     assert folders == [first.path]
-    assert registry.checkpoint(first.path).model == first.path
+    assert catalogue.checkpoint(first.path).model == first.path
     assert second.summary["checks"][1]["value"] == pytest.approx(0.25)
     assert aliases("again")["champion"] == 2
 
@@ -183,8 +183,8 @@ def test_weights_that_cannot_be_versioned_leave_the_champion_and_the_next_run_go
         with pytest.raises((OSError, DataVersionError)):
             register(made, told, "safe")
     assert aliases("safe") == {"champion": 1, "challenger": 2}
-    assert registry.resolve("safe") == first.path
-    assert registry.listing("safe")[0]["verdict"] == "undecided"
+    assert catalogue.resolve("safe") == first.path
+    assert catalogue.listing("safe")[0]["verdict"] == "undecided"
     second = register(made, told, "safe")
     assert second.summary["version"] == 2
     assert aliases("safe") == {"champion": 2, "previous": 1}
@@ -217,10 +217,10 @@ def test_the_queries_of_the_page_run_as_written(model, report, tmp_path, capsys)
 
 @pytest.mark.parametrize("reference", ["round/7", "round@nobody", "nobody", "round/1@champion", ""])
 def test_what_does_not_exist_is_refused_with_what_does(reference, model, report):
-    if "round" not in {each["name"] for each in registry.listing()}:
+    if "round" not in {each["name"] for each in catalogue.listing()}:
         register(model(1), report(1.0), "round")
     with pytest.raises(RegistryError, match=r"no model answers to .*round/1 \(round@champion\)"):
-        registry.resolve(reference)
+        catalogue.resolve(reference)
 
 
 def test_a_name_that_no_folder_can_bear_is_refused(model, report):
@@ -232,5 +232,5 @@ def test_a_version_that_somebody_registered_by_hand_is_listed(model, tmp_path):
     store = tracking.client()
     store.create_registered_model("by-hand")
     store.create_model_version("by-hand", source=tmp_path.as_uri())
-    (entry,) = registry.listing("by-hand")
+    (entry,) = catalogue.listing("by-hand")
     assert (entry["run_id"], entry["metrics"], entry["verdict"]) == ("", {}, "undecided")
