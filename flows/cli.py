@@ -7,13 +7,13 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from flows import versions
+from flows import tables, versions
+from flows.tables import WIDTH
 from tasks.errors import EvergreenError, GateError, UsageError
 
-WIDTH = 80
 FAILED, MISUSED, REFUSED, STOPPED = 1, 2, 3, 130
 SCRIPTS = ("Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Thai", "Han", "Japanese", "Korean")
 
@@ -83,14 +83,14 @@ def plan(options: argparse.Namespace) -> int:
     from flows.plan import plan as steps_of
 
     planned = {"deployment": chosen.name, **steps_of(chosen.flow_name, parameters)}
-    return _print(planned, options.json, _plan_table)
+    return _print(planned, options.json, tables.plan)
 
 
 def models(options: argparse.Namespace) -> int:
     _prepare()
     from tasks.catalogue import listing
 
-    return _print(listing(options.name), options.json, _models_table)
+    return _print(listing(options.name), options.json, tables.models)
 
 
 def chat(options: argparse.Namespace) -> int:
@@ -119,14 +119,14 @@ def validate(options: argparse.Namespace) -> int:
         found = examine(located(options.path), options.kind, Bounds(script=options.script), target)
     except SourceError as error:
         raise UsageError(str(error)) from None
-    _print(found, options.json, _findings_table)
+    _print(found, options.json, tables.findings)
     return 0 if found["success"] else REFUSED
 
 
 def data(options: argparse.Namespace) -> int:
     _prepare()
     found, rows = options.action(options)
-    return _print(found, options.json, lambda _: "\n".join(_row(head, text) for head, text in rows))
+    return _print(found, options.json, lambda _: "\n".join(tables.row(head, text) for head, text in rows))
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -141,7 +141,7 @@ def doctor(options: argparse.Namespace) -> int:
     for check in examine():
         mark = "ok" if check.ok else "missing" if check.essential else "note"
         remedy = "" if check.ok or not check.remedy else f" -> {check.remedy}"
-        print(_row(f"{mark:<8} {check.name:<10} ", check.found + remedy), flush=True)
+        print(tables.row(f"{mark:<8} {check.name:<10} ", check.found + remedy), flush=True)
         failed |= check.essential and not check.ok
     return FAILED if failed else 0
 
@@ -254,82 +254,6 @@ def _escaped(document: str) -> str:
     """JSON without the controls and turns of direction that json.dumps lets through: it may be read on a terminal."""
     return re.sub(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]", lambda found: ascii(found[0])[1:-1]
                   .replace("\\x", "\\u00"), document)  # fmt: skip
-
-
-def _plan_table(planned: Mapping[str, Any]) -> str:
-    steps = planned["steps"]
-    width = min(30, max((len(step["name"]) for step in steps), default=0))
-    lines = [planned["deployment"]]
-    for step in steps:
-        mark = "reused" if step["reused"] else "runs"
-        lines.append(_row(f"  {step['name']:<{width}} {step['key'][:8]:<8} {mark:<6} ", step["why"]))
-    forecast = [_row(f"  {name:<{width}} ", text) for name, text in _flat(planned["forecast"])]
-    return "\n".join([*lines, *(["forecast", *forecast] if forecast else [])])
-
-
-def _findings_table(found: Mapping[str, Any]) -> str:
-    missed = [entry for entry in found["expectations"] if not entry["success"]]
-    met = len(found["expectations"]) - len(missed)
-    lines = [f"{found['rows']:,} rows, {found['kept']:,} sound; {met} of {len(found['expectations'])} expectations met"]
-    for entry in missed:
-        share = f"{entry['failed']:,} of {entry['applicable']:,} rows ({entry['share']:.1%})"
-        observed = "" if entry["observed"] is None else f"is {entry['observed']:.3f}"
-        lines.append(_row(f"{entry['severity']:<8} {entry['name']:<26} ", f"{entry['reason']}: {observed or share}"))
-        lines += [_row("         ", _example(example)) for example in entry["examples"]]
-    return "\n".join(lines)
-
-
-def _example(example: Mapping[str, Any]) -> str:
-    """Where a broken row is, and how it begins."""
-    place = f"{example['file']} line {example['line']}" if "line" in example else str(example.get("id", ""))
-    parts = {name: value for name, value in example.items() if name not in ("file", "line", "id")}
-    return f"{place}: " + "; ".join(
-        f"{name} {value if value is None else ascii(value[:60])}" for name, value in parts.items()
-    )
-
-
-def _models_table(listed: Sequence[Mapping[str, Any]]) -> str:
-    if not listed:
-        return "no model is registered yet; `evergreen run` makes one"
-    lines = []
-    for model in listed:
-        aliases = "".join(f" @{alias}" for alias in model["aliases"])
-        lines.append(_row(f"{model['name']}/{model['version']}{aliases}  ", str(model["verdict"])))
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in model["metrics"].items())
-        lines.append(_row("    ", figures or "no metrics"))
-    return "\n".join(lines)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested values as (dotted name, text) lines."""
-    found: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
-        else:
-            found.append((prefix + name, _figure(name, value)))
-    return found
-
-
-def _figure(name: str, value: Any) -> str:
-    """A value as a person reads it; the last word of its name is its unit."""
-    if value is None:
-        return "not known yet"
-    if isinstance(value, list | tuple):
-        return ", ".join(_figure(name, each) for each in value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if name.endswith("bytes"):
-        return f"{value / 1e6:,.1f} MB" if value < 1e9 else f"{value / 1e9:,.1f} GB"
-    if name.endswith("seconds"):
-        return f"{value / 60:,.1f} min" if value >= 60 else f"{value:.0f} s"
-    return f"{value:,}" if isinstance(value, int) and value < 1e9 else f"{value:,.4g}"
-
-
-def _row(head: str, text: str) -> str:
-    """A line of a table, its last column wrapped below itself where there is room for that."""
-    indent = " " * min(len(head), WIDTH // 2)
-    return textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False) or head
 
 
 def _say(message: str, code: int) -> int:

