@@ -11,7 +11,7 @@ import orjson
 
 from models.formats import printable
 from models.hashes import Seen
-from tasks import facts, progress, readers, sources, validation, validation_page
+from tasks import data_docs, facts, progress, readers, sources, steps, validation, validation_page
 from tasks.errors import SourceError
 from tasks.rows import Row, blocks, count, read, read_blocks, write_json
 from tasks.suites import PARTS, Bounds
@@ -23,12 +23,15 @@ INTERNAL = {"lead", "choices", "people", "holdout"}  # for the checks and the sp
 
 
 def validate(source: Path, folder: Path, recipe: "ValidateRecipe") -> dict[str, Any]:
-    """Writes the valid rows of each file, `quarantine.jsonl`, `validation.json` and `.html`; returns the counts.
+    """Writes the valid rows of each file, `quarantine.jsonl`, `validation.json` and `.html`, and Great
+    Expectations' Data Docs below `log/`; returns the counts.
 
     Raises DataValidationError where more is wrong than may be left out.
     """
     reports: dict[str, Any] = {}
     scrubbed: Counter[str] = Counter()
+    docs = folder / steps.UNHASHED / "data-docs"
+    docs.mkdir(parents=True)
     with (folder / "quarantine.jsonl").open("wb") as quarantine:
         for path in sorted(source.glob("*.jsonl")):
             kind = path.stem
@@ -46,6 +49,7 @@ def validate(source: Path, folder: Path, recipe: "ValidateRecipe") -> dict[str, 
                         )
                     done.add(len(block))
             reports[kind] = judge.report()
+            (docs / f"{kind}.html").write_text(data_docs.page(kind, judge.rules, reports[kind]), encoding="utf-8")
             validation.refuse(kind, reports[kind], on_failure=recipe.on_failure)
     write_json(folder / "validation.json", reports)
     (folder / "validation.html").write_text(validation_page.page(reports), encoding="utf-8")

@@ -102,7 +102,7 @@ def refuse(file: str, report: Mapping[str, Any], *, on_failure: str) -> None:
             f"  {entry['name']}: {entry['reason']} ({entry['expectation']} on {entry['column'] or 'the table'}): "
             f"{entry['failed']} of {entry['applicable']} rows, {entry['share']:.1%}, tolerated {entry['tolerated']:.1%}"
         )
-        lines += [f"    {_located(example)}" for example in entry["examples"]]
+        lines += [f"    {located(example)}" for example in entry["examples"]]
     other = "set data.on_failure=quarantine" if on_failure == "stop" else "raise data.tolerated"
     stopped = f"; or {other} to leave single rows out" if any(entry["scope"] == "row" for entry in fatal) else ""
     raise DataValidationError("\n".join([*lines, f"Mend or remove these rows in the source{stopped}."]))
@@ -135,7 +135,7 @@ class _Validator:
 
         frame = _frame(columns)
         needed = [i for i, rule in enumerate(self.rules) if _applies(rule, frame)]
-        wanted = gx.ExpectationSuite(name=self.kind, expectations=[_expectation(self.rules[i], i) for i in needed])
+        wanted = gx.ExpectationSuite(name=self.kind, expectations=[expectation(self.rules[i], i) for i in needed])
         found: list[dict[str, Any]] = [{} for _ in self.rules]
         batch = self.batch.get_batch({"dataframe": frame})
         for result in batch.validate(wanted, result_format=COMPLETE).results:
@@ -177,7 +177,8 @@ def _applies(rule: Rule, frame: Any) -> bool:
     return rule.column in frame and bool(frame[rule.column].notna().any())
 
 
-def _expectation(rule: Rule, index: int) -> Any:
+def expectation(rule: Rule, index: int) -> Any:
+    """A rule as Great Expectations has it; `index` tells its result from the others."""
     import great_expectations.expectations as gxe
 
     severity = "warning" if rule.severity == "warning" else "critical"
@@ -224,7 +225,8 @@ def _shown(kind: str, row: Row) -> dict[str, Any]:
     return {**place, **parts, **({"ratings": row["ratings"]} if "ratings" in row else {})}
 
 
-def _located(example: Mapping[str, Any]) -> str:
+def located(example: Mapping[str, Any]) -> str:
+    """An example in one line, its place first."""
     where = f"{example['file']}, line {example['line']}: " if "line" in example else f"{example.get('id', '')}: "
     return where + "; ".join(
         f"{name} {value!r}" for name, value in example.items() if name not in ("file", "line", "id")

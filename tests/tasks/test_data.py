@@ -142,6 +142,15 @@ def test_mlflow_knows_the_data_and_what_was_found(small: Dataset) -> None:
     assert run.data.metrics["dropped/ratings/no partner with the same prompt and length_ rated 3 apart"] > 0
 
 
+def test_data_docs_say_what_was_found(small: Dataset) -> None:
+    valid = validate_rows.fn(ingest_rows.fn(SMALL), SMALL).path
+    report = json.loads((valid / "validation.json").read_text())["text"]
+    page = (valid / "log" / "data-docs" / "text.html").read_text()
+    broken = [entry["failed"] for entry in report["expectations"] if entry["failed"]]
+    assert len(broken) >= 4
+    assert all(f"{count} unexpected values found" in page for count in broken)
+
+
 def test_two_builds_are_the_same_bytes(small: Dataset) -> None:
     again = build(SMALL)
     assert not again.reused
