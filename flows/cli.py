@@ -70,7 +70,10 @@ def run(options: argparse.Namespace) -> int:
     flow, parameters = deployments.configured(started, options.set)
     if server is not None:
         server.wait()
-    flow(**parameters)
+    from tasks import workers
+
+    with workers.ended_by_interrupt():
+        flow(**parameters)
     return 0
 
 

@@ -9,13 +9,17 @@ from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 from tasks import progress
 from tasks.errors import TrainingInterruptedError
 
+STOPPED = "stopped before it started; run again to continue"
+
 T = TypeVar("T")
-_guard = threading.Lock()
+_guard = threading.RLock()
+_interrupted = threading.Event()
 _pool: ProcessPoolExecutor | None = None
 _turns: threading.Semaphore | None = None
 
@@ -34,6 +38,8 @@ def turn(processes: int) -> Iterator[None]:
     with _guard:
         _turns = _turns or threading.Semaphore(processes)
     with _turns:
+        if _interrupted.is_set():
+            raise TrainingInterruptedError(STOPPED)
         yield
 
 
@@ -60,6 +66,27 @@ def call(
         raise
 
 
+@contextmanager
+def ended_by_interrupt() -> Iterator[None]:
+    """Ctrl-C ends the worker processes and all that waits for its turn, not the main thread alone.
+
+    Prefect waits for the threads of its task runner, and each would hand the next step to a fresh worker process.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _interrupted.set()
+        for child in multiprocessing.active_children():
+            child.kill()
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _interrupted.clear()
+
+
 def stop() -> None:
     """Ends the worker processes at once. What they had checkpointed stays."""
     global _pool
@@ -74,6 +101,8 @@ def stop() -> None:
 def _submit(processes: int, threads: int, function: Callable[..., T], *args: Any) -> "Future[T]":
     global _pool
     with _guard:
+        if _interrupted.is_set():
+            raise TrainingInterruptedError(STOPPED)
         if _pool is None:
             spawn = multiprocessing.get_context("spawn")
             _pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start)

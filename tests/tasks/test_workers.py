@@ -1,0 +1,55 @@
+"""Worker processes: Ctrl-C ends those that compute and those that wait for their turn."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tasks import workers
+from tasks.errors import TrainingInterruptedError
+
+
+def test_an_interrupt_ends_what_computes_and_what_waits() -> None:
+    started = time.monotonic()
+    with ThreadPoolExecutor(2) as threads:
+        with pytest.raises(KeyboardInterrupt), workers.ended_by_interrupt():
+            points = [threads.submit(_point) for _ in range(2)]
+            threading.Timer(0.2, _interrupt_once_a_worker_lives).start()
+            _wait_like_prefect(points)
+        messages = sorted(str(point.exception()) for point in points)
+    assert all(isinstance(point.exception(), TrainingInterruptedError) for point in points)
+    assert "was killed" in messages[0]
+    assert messages[1] == workers.STOPPED
+    assert time.monotonic() - started < 30, "the worker slept to its end"
+
+
+def test_after_an_interrupt_workers_start_again() -> None:
+    with pytest.raises(KeyboardInterrupt), workers.ended_by_interrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert workers.call(os.getpid, threads=1, processes=1, label="pid") != os.getpid()
+
+
+def _point() -> None:
+    with workers.turn(1):
+        workers.call(time.sleep, 60, threads=1, processes=1, label="sleep")
+
+
+def _interrupt_once_a_worker_lives() -> None:
+    import multiprocessing
+
+    while not multiprocessing.active_children():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _wait_like_prefect(points: "list[Future[None]]") -> None:
+    """The main thread waits for its tasks even after the interrupt, as Prefect's task runner does when it closes."""
+    try:
+        while True:
+            time.sleep(0.1)
+    finally:
+        for point in points:
+            point.exception()
