@@ -15,9 +15,8 @@ from tasks.errors import TrainingInterruptedError
 def test_an_interrupt_ends_what_computes_and_what_waits() -> None:
     started = time.monotonic()
     with ThreadPoolExecutor(2) as threads:
+        points = [threads.submit(_point) for _ in range(2)]
         with pytest.raises(KeyboardInterrupt), workers.ended_by_interrupt():
-            points = [threads.submit(_point) for _ in range(2)]
-            threading.Timer(0.2, _interrupt_once_a_worker_lives).start()
             _wait_like_prefect(points)
         messages = sorted(str(point.exception()) for point in points)
     assert all(isinstance(point.exception(), TrainingInterruptedError) for point in points)
@@ -47,6 +46,7 @@ def _interrupt_once_a_worker_lives() -> None:
 
 def _wait_like_prefect(points: "list[Future[None]]") -> None:
     """The main thread waits for its tasks even after the interrupt, as Prefect's task runner does when it closes."""
+    threading.Thread(target=_interrupt_once_a_worker_lives).start()
     try:
         while True:
             time.sleep(0.1)
