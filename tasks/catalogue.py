@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 STAGE = "registry"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-VERDICT = "verdict"  # the tag of a version that has been decided
+VERDICT = "verdict"  # the tag of a version that has been judged: one of
+PASSED, PROMOTED, REFUSED, ROLLED_BACK = "passed", "promoted", "not promoted", "rolled back"
 
 
 def listing(name: str | None = None) -> list[dict[str, Any]]:
@@ -55,10 +56,9 @@ def find(reference: str) -> "ModelVersion":
 
 
 def checkpoint(folder: Path) -> Checkpoint:
-    """A registered model's folder as the artifact that the stages read."""
+    """A registered model's folder as the artifact that the stages read; its key is its content, in whatever registry."""
     digest = steps.folder_digest(steps.hash_files(folder))
-    name, key = folder.parent.parent.name, folder.parent.name
-    return Checkpoint(stage=STAGE, name=name, key=key, digest=digest, path=folder.parent)
+    return Checkpoint(stage=STAGE, name=folder.parent.parent.name, key=digest[:16], digest=digest, path=folder.parent)
 
 
 def described(version: "ModelVersion", aliases: Mapping[str, str]) -> dict[str, Any]:
