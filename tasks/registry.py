@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import catalogue, code, steps, tracking
+from tasks import catalogue, steps, tracking
 from tasks.artifacts import Checkpoint, EvaluationReport, RegisteredModel
 from tasks.catalogue import CHALLENGER, CHAMPION, PREVIOUS, STAGE, VERDICT
 from tasks.errors import RegistryError
-from tasks.gate import ITEMS, METRICS, Gate, Items, decide, read_items
+from tasks.gate import Gate, decide
+from tasks.latency import Latency
+from tasks.rival import METRICS, REPORT, Rival, of_row, yardstick
 from tasks.settings import home
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 PROMOTED, REFUSED = "promoted", "not promoted"
-ITEMS_DIGEST, ROW = "evergreen.items_digest", "evergreen.row"
+YARDSTICK, ROW = "evergreen.yardstick", "evergreen.row"
 REQUIREMENTS = ("torch", "transformers", "accelerate", "tokenizers")
 
 logger = logging.getLogger("evergreen.registry")
@@ -53,11 +55,13 @@ def register(
     name: str,
     gate: Gate,
     lineage: Mapping[str, str],
-    evaluate_again: Callable[[Path], Items],
+    evaluate_again: Callable[[Path], Rival],
+    time: Callable[[Path], Latency],
 ) -> RegisteredModel:
     """Logs and registers a model once, and moves the champion's alias to it or leaves it.
 
-    `evaluate_again(folder)` scores the champion on the report's items where it was scored on others. Two runs at
+    `evaluate_again(folder)` measures the champion as the report's rows were where it was measured otherwise, and
+    `time(folder)` times the model beside it. Two runs at
     once wait for each other, so that one champion remains. Raises RegistryError for a name that MLflow or a folder
     cannot bear.
     """
@@ -69,7 +73,7 @@ def register(
         if version is None:
             version = _log_version(model, report, name, wanted, gate, lineage)
         if not reused:
-            _settle(version, model.model, report.path, gate, evaluate_again)
+            _settle(version, model.model, report.path, gate, evaluate_again, time)
         return _artifact(name, version.version, model, report, reused=reused)
 
 
@@ -78,9 +82,9 @@ def _log_version(
 ) -> "ModelVersion":
     """A run with the evaluation, the model logged in it, and a version of it that is the challenger."""
     store, figures = tracking.client(), _figures(report.path)
-    tags = {**lineage, tracking.KEY: wanted, ITEMS_DIGEST: _yardstick(figures), ROW: gate.candidate}
+    tags = {**lineage, tracking.KEY: wanted, YARDSTICK: yardstick(report.path), ROW: gate.candidate}
     with tracking.run(stage=STAGE, name=name, key=wanted, params=gate.model_dump(mode="json"), tags=tags) as run:
-        tracking.log_files(run.id, [report.path / METRICS, report.path / ITEMS])
+        tracking.log_files(run.id, [report.path / name for name in REPORT])
         tracking.log_metrics(run.id, {**_all_rows(figures), **_means(figures, gate.candidate)})
         if name not in catalogue.models():
             store.create_registered_model(name)
@@ -115,16 +119,19 @@ def _release(library: str) -> str:
 
 
 def _settle(
-    version: "ModelVersion", model: Path, report: Path, gate: Gate, evaluate_again: Callable[[Path], Items]
-) -> None:
+    version: "ModelVersion", model: Path, report: Path, gate: Gate, evaluate_again: Callable[[Path], Rival],
+    time: Callable[[Path], Latency],
+) -> None:  # fmt: skip
     """Decides and records. The verdict is written last: a version without one is decided by the next run."""
     champion = catalogue.aliased(version.name, CHAMPION)
     promoted = champion is not None and champion.version == version.version  # killed between the swap and its record
     if not promoted:
-        items = _champion_items(champion, report, evaluate_again) if champion else None
-        verdict = decide(report, items, gate)
+        rival = _rival(champion, report, evaluate_again) if champion else None
+        timed = time(catalogue.folder_of(champion)) if champion and gate.latency_ratio is not None else None
+        verdict = decide(report, rival, gate, latency=timed)
         checks = json.dumps([check.model_dump() for check in verdict.checks])
-        _tag(version, {"reasons": "\n".join(verdict.reasons), "checks": checks})
+        told = {"reasons": "\n".join(verdict.reasons), "checks": checks, "skipped": "\n".join(verdict.skipped)}
+        _tag(version, told)
         if promoted := verdict.promote:
             _swap(version, champion, model)
     _tag(version, {VERDICT: PROMOTED if promoted else REFUSED})
@@ -144,18 +151,14 @@ def _swap(version: "ModelVersion", champion: "ModelVersion | None", model: Path)
     tracking.client().set_registered_model_alias(version.name, CHAMPION, version.version)
 
 
-def _champion_items(champion: "ModelVersion", report: Path, evaluate_again: Callable[[Path], Items]) -> Items:
-    if champion.tags.get(ITEMS_DIGEST) != _yardstick(_figures(report)):
-        logger.info("version %s, the champion, was scored on other items; evaluating it again", champion.version)
+def _rival(champion: "ModelVersion", report: Path, evaluate_again: Callable[[Path], Rival]) -> Rival:
+    if champion.tags.get(YARDSTICK) != yardstick(report):
+        logger.info("version %s, the champion, was measured otherwise; evaluating it again", champion.version)
         return evaluate_again(catalogue.folder_of(champion))
     with TemporaryDirectory() as folder:
-        items = read_items(Path(tracking.client().download_artifacts(champion.run_id, ITEMS, folder)))
-    return [{"id": item["id"], "scores": item["scores"][champion.tags[ROW]]} for item in items]
-
-
-def _yardstick(figures: Mapping[str, Any]) -> str:
-    """Digest of the items and of the code that scores them: scores compare only where both are the same."""
-    return steps.digest_of([figures["items_digest"], code.digests("models.metrics", "models.rewards")])[:16]
+        for name in REPORT:
+            tracking.client().download_artifacts(champion.run_id, name, folder)
+        return of_row(Path(folder), champion.tags[ROW])
 
 
 def _figures(report: Path) -> dict[str, Any]:
@@ -187,6 +190,7 @@ def _artifact(name: str, number: str, model: Checkpoint, report: EvaluationRepor
             **{field: described[field] for field in ("version", "aliases", "verdict")},
             "reasons": found.tags["reasons"].splitlines(),
             "checks": json.loads(found.tags["checks"]),
+            "skipped": found.tags.get("skipped", "").splitlines(),
         },
         run_id=found.run_id,
         reused=reused,
