@@ -56,12 +56,11 @@ def lifecycle(
     pairs, judge, aligned = alignment(tuned.key, dataset.key, preferences, reward, rlhf, execution)
     models = {"base": base, "from-scratch": control.result(), "sft": tuned, "aligned": aligned}
     folders = {row: str(model.path) for row, model in models.items()}
-    measured = evaluate(folders, dataset.key, vocabulary.key, judge.key, evaluation, pretrain, execution)
+    measured = evaluate(folders, dataset.key, judge.key, evaluation, pretrain, execution)
     registered = registry(
         str(aligned.path),
         measured.key,
         dataset.key,
-        vocabulary.key,
         judge.key,
         name,
         gate,

@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.approval import Approval, refusal
 from tasks import steps
-from tasks.artifacts import Checkpoint, Dataset, EvaluationReport, RegisteredModel, Tokenizer
+from tasks.artifacts import Checkpoint, Dataset, EvaluationReport, RegisteredModel
 from tasks.catalogue import PASSED, checkpoint, folder_of
 from tasks.evaluation import EvaluationRecipe, evaluate_model, find_model
 from tasks.gate import Gate
@@ -26,7 +26,6 @@ def registry(
     model: str = "rlhf/grpo",
     report: str = "latest",
     dataset: str = "latest",
-    tokenizer: str = "latest",
     reward: str = "latest",
     name: str = "encyclopaedia",
     gate: Gate = Gate(),
@@ -43,23 +42,20 @@ def registry(
         model: the model as `stage/name` (its newest) or as the folder of its step
         report: a finished evaluation with a row for it: `latest`, the start of its key, or its folder
         dataset: a finished data set, likewise; the champion answers its items again if it knows others
-        tokenizer: a finished tokenizer, likewise
         reward: a finished reward model, likewise; empty to leave its column out
         name: the model's name in the registry
         evaluation: how a champion that was scored by another yardstick is evaluated again
-        pretrain: its mixture and context say which held-out text is read then
+        pretrain: its mixture says which held-out text is read then
         parent: the registered version that the model continues, as NAME/VERSION; empty for one from scratch
     """
     candidate, data = find_model(model), steps.find(dataset, "data", Dataset)
     measured = steps.find(report, "evaluate", EvaluationReport, name="compare")
-    vocabulary = steps.find(tokenizer, "tokenizer", Tokenizer)
     judged_by = steps.find(reward, "reward", Checkpoint) if reward else None
-    text = {"mixture": pretrain.mixture, "context": pretrain.context}
 
     def again(version: "ModelVersion") -> Rival:
         champion = checkpoint(folder_of(version))
         made = evaluate_model.fn(
-            champion, data, vocabulary, judged_by, evaluation, execution, name="champion", text=text
+            champion, data, judged_by, evaluation, execution, name="champion", mixture=pretrain.mixture
         )
         return of_model(made.path)
 

@@ -86,7 +86,7 @@ def retrain(
         judge = train_reward(tuned, pairs, learnt, reward, execution)
         aligned = align(tuned, judge, learnt, rlhf, execution)
         models = {"champion": before.reference, "sft": str(tuned.path), "aligned": str(aligned.path)}
-        keys = dataset.key, vocabulary.key, judge.key
+        keys = dataset.key, judge.key
         measured = evaluate(models, *keys, evaluation, execution=execution)
         registered = registry(
             str(aligned.path), measured.key, *keys, name, gate, approval, evaluation, parent=before.version,

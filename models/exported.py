@@ -8,7 +8,9 @@ TIES = 1  # probes whose answer may differ where the losses agree: two tokens we
 TOLERANCE = 1e-3  # nats per token; merging an adapter moves a loss by about 1e-6 in fp32
 
 
-def record(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], *, max_new_tokens: int = 24) -> dict[str, Any]:
+def record(
+    model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], *, max_new_tokens: int = 24
+) -> dict[str, Any]:
     """Greedy answers to the first rows, and the loss of the rows' own answers in nats per token.
 
     A row holds the messages `prompt` and the text `answer`. The result is JSON.

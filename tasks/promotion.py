@@ -28,6 +28,7 @@ from tasks.latency import Latency, measure_latency
 from tasks.rival import REPORT, Rival, of_row, yardstick
 from tasks.settings import Execution, project
 from tasks.training import EXPORT
+from tasks.verdict import Verdict, figure
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -173,8 +174,19 @@ def _judge(version: "ModelVersion", contest: Contest) -> "ModelVersion":
         VERDICT: PASSED if verdict.promote else REFUSED,
     }
     logger.info("version %s of %s: the gate says %s", version.version, version.name, "yes" if verdict.promote else "no")
-    progress.publish(f"verdict-{version.name}", verdict.markdown, f"The gate on {version.name}/{version.version}")
+    progress.publish(f"verdict-{version.name}", _page(version, verdict), "What the gate says and why")
     return _tag(version, tags)
+
+
+def _page(version: "ModelVersion", verdict: Verdict) -> str:
+    """A verdict as a page of the Prefect UI."""
+    rows = [
+        f"| {'met' if check.ok else '**not met**'} | {check.name} | {figure(check.model_dump())} | {check.bound} |"
+        for check in verdict.checks
+    ]
+    said = "passes the gate" if verdict.promote else "does not pass the gate"
+    head = [f"# {version.name} version {version.version} {said}", "", "| | condition | measured | required |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows, "", *(f"- {each}" for each in verdict.skipped)])
 
 
 def _rival(champion: "ModelVersion", contest: Contest) -> Rival:

@@ -80,6 +80,7 @@ def handle(version: "ModelVersion", made: RegisteredModel) -> RegisteredModel:
         **{field: described[field] for field in ("version", "aliases", "verdict")},
         "reasons": found.tags.get("reasons", "").splitlines(),
         "checks": json.loads(found.tags.get("checks", "[]")),
+        "skipped": found.tags.get("skipped", "").splitlines(),
     }
     return made.model_copy(update={"summary": summary})
 

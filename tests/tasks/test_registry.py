@@ -8,9 +8,10 @@ from tasks import catalogue, registry, steps, tracking
 from tasks.artifacts import Checkpoint, EvaluationReport
 from tasks.errors import DataVersionError, RegistryError
 from tasks.gate import Gate
+from tasks.rival import Rival
 from tasks.settings import ROOT
 
-GATE = Gate(min_items=20, draws=200)
+GATE = Gate(min_items=20, min_texts=20, draws=200, toxicity=0.1, latency_ratio=None)
 LINEAGE = {"data_digest": "d1", "git_commit": "c0ffee"}
 
 
@@ -51,8 +52,8 @@ def model(tmp_path_factory):
 def report(tmp_path):
     """A function that writes an evaluation in which a share of the aligned answers is good."""
 
-    def make(share, items_digest="items-1"):
-        folder = tmp_path / f"report-{share}-{items_digest}"
+    def make(share, yardstick="items-1"):
+        folder = tmp_path / f"report-{share}-{yardstick}"
         folder.mkdir()
         lines = [
             {"id": f"i{n:02}", "scores": {"sft": scored(n % 4 > 1), "aligned": scored(n < 40 * share)}}
@@ -63,14 +64,27 @@ def report(tmp_path):
             row: {metric: {"mean": mean, "low": 0.0, "high": 99.0, "n": 40} for metric, mean in scored(good).items()}
             for row, good in (("sft", 0.5), ("aligned", share))
         }
-        (folder / "metrics.json").write_text(json.dumps({"items": 40, "items_digest": items_digest, "rows": rows}))
+        texts = [{"id": f"t{n}", "bits_per_byte": {"sft": 2.0, "aligned": 2.0}} for n in range(40)]
+        (folder / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+        metrics = {
+            "items": 40, "yardstick": yardstick, "rows": rows, "parameters": {"sft": 1000, "aligned": 1000},
+            "contamination": {"aligned": {"items": 40, "contaminated": 0}},
+        }  # fmt: skip
+        (folder / "metrics.json").write_text(json.dumps(metrics))
         return EvaluationReport(stage="evaluate", name="test", key=folder.name, digest=folder.name, path=folder)
 
     return make
 
 
 def scored(good):
-    return {"score": 0.3 + good, "rougeL": 0.3, "grounded": float(good), "guideline": float(good), "chars": 30}
+    return {
+        "score": 0.3 + good,
+        "rougeL": 0.3,
+        "grounded": float(good),
+        "guideline": float(good),
+        "chars": 30,
+        "toxic": 0.0,
+    }
 
 
 def never(folder):
@@ -78,7 +92,9 @@ def never(folder):
 
 
 def register(model, report, name, evaluate_again=never, lineage=LINEAGE):
-    return registry.register.fn(model, report, name=name, gate=GATE, lineage=lineage, evaluate_again=evaluate_again)
+    return registry.register.fn(
+        model, report, name=name, gate=GATE, lineage=lineage, evaluate_again=evaluate_again, time=never
+    )
 
 
 def aliases(name):
@@ -109,7 +125,7 @@ def test_a_model_goes_in_and_comes_out_the_same(model, report):
     assert registered.summary["aliases"] == ["champion"]
     assert registered.inputs["model"] == made.digest
     assert all(check["ok"] for check in registered.summary["checks"])
-    assert len(registered.summary["reasons"]) == 5
+    assert len(registered.summary["reasons"]) == 9
 
     folder = catalogue.resolve("round")
     assert folder == catalogue.resolve("round@champion") == catalogue.resolve("round/1") == registered.path
@@ -164,7 +180,8 @@ def test_a_champion_that_was_scored_on_other_items_is_scored_again(model, report
 
     def evaluate_again(folder):
         folders.append(folder)
-        return [{"id": f"i{n:02}", "scores": scored(n < 30)} for n in range(40)]
+        items = {f"i{n:02}": scored(n < 30) for n in range(40)}
+        return Rival(yardstick="items-2", items=items, texts={f"t{n}": 2.0 for n in range(40)}, parameters=1000)
 
     second = register(model(7), report(1.0, "items-2"), "again", evaluate_again)
     assert folders == [first.path]
