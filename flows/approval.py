@@ -32,8 +32,8 @@ class Decision(RunInput):
 
 def refusal(registered: "RegisteredModel", approval: Approval) -> str:
     """Waits for a person; returns why the version is not to be promoted, empty where it is."""
-    logger.info("%s version %s passed the gate and waits for a person: resume this run in the Prefect UI within %g hours",
-                registered.name, registered.summary["version"], approval.hours)  # fmt: skip
+    version = f"{registered.name} version {registered.summary['version']}"
+    logger.info("%s waits for a person: resume this run in the Prefect UI within %g hours", version, approval.hours)
     form = Decision.with_initial_data(description=_question(registered))
     try:
         answer = pause_flow_run(wait_for_input=form, timeout=round(3600 * approval.hours))

@@ -56,7 +56,7 @@ def find(reference: str) -> "ModelVersion":
 
 
 def checkpoint(folder: Path) -> Checkpoint:
-    """A registered model's folder as the artifact that the stages read; its key is its content, in whatever registry."""
+    """A registered model's folder as the artifact that the stages read; its key is its content."""
     digest = steps.folder_digest(steps.hash_files(folder))
     return Checkpoint(stage=STAGE, name=folder.parent.parent.name, key=digest[:16], digest=digest, path=folder.parent)
 

@@ -30,7 +30,8 @@ def notify(notice: Notice, subject: str, text: str) -> bool:
     """Says it in the log and to whom the recipe names; whether all of them took it."""
     logger.info("%s\n%s", subject, text)
     senders = [(notice.block, _to_block), (notice.webhook, _to_webhook)]
-    return all([_sent(send, to, subject, text) for to, send in senders if to])
+    taken = [_sent(send, to, subject, text) for to, send in senders if to]
+    return all(taken)
 
 
 def _sent(send: "object", to: str, subject: str, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Does a registered model say what it said when its training ended? Asked in a fresh process, loaded as users load it."""
+"""Does a registered model say what it said when its training ended? Asked in a fresh process, loaded as users do."""
 
 import multiprocessing
 from collections.abc import Iterator, Mapping

@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks import catalogue, parity, pointers, progress, registry, tracking, versioning
 from tasks.artifacts import RegisteredModel
 from tasks.catalogue import CHALLENGER, CHAMPION, PASSED, PREVIOUS, PROMOTED, REFUSED, ROLLED_BACK, VERDICT
-from tasks.errors import GateError, RegistryError
+from tasks.errors import GateError, RegistryError, UsageError
 from tasks.gate import Gate, decide
 from tasks.latency import Latency, measure_latency
 from tasks.rival import REPORT, Rival, of_row, yardstick
@@ -99,10 +99,10 @@ def challenge(reference: str) -> dict[str, Any]:
 def force(reference: str, *, why: str, by: str = "") -> dict[str, Any]:
     """Makes a version the champion against the gate, or without one; who did it and why is stored with it.
 
-    A model whose export is broken is refused all the same. Raises RegistryError then, and without a reason.
+    A model whose export is broken is refused all the same: RegistryError. Raises UsageError without a reason.
     """
     if not why.strip():
-        raise RegistryError("a forced promotion needs a reason that is stored with it: --why 'TEXT'")
+        raise UsageError("a forced promotion needs a reason, which is stored with it: --why 'TEXT'")
     version = catalogue.find(reference)
     with changing(version.name):
         if _is_champion(version):
@@ -124,13 +124,13 @@ def rollback(name: str, *, why: str = "", by: str = "") -> dict[str, Any]:
         if champion is None or previous is None:
             raise RegistryError(f"{name} has no previous champion to put back: `evergreen models {name}` lists what is")
         with parity.fresh() as process:
-            troubles = parity.check(process, name, previous.version, catalogue.folder_of(previous), _record(previous))
+            troubles = parity.check(process, name, _number(previous), catalogue.folder_of(previous), _record(previous))
         if troubles:
             raise RegistryError(f"{name}/{previous.version}, the previous champion, cannot be used: {troubles[0]}")
         _tag(champion, {VERDICT: ROLLED_BACK, "rolled_back_by": by or _who(), "rolled_back_at": _now(),
                         "rolled_back_why": why})  # fmt: skip
         _place_weights(previous)
-        _move(name, {CHAMPION: previous.version, PREVIOUS: previous.tags.get("replaced", "")})
+        _move(name, {CHAMPION: _number(previous), PREVIOUS: previous.tags.get("replaced", "")})
         _remember(name, "rollback", champion, previous, why)
         logger.info("%s: version %s is the champion again, version %s is not", name, previous.version, champion.version)
         return _said(previous)
@@ -154,7 +154,7 @@ def _recover(name: str) -> None:
             "version %s of %s became the champion in a run that was killed; trying it", champion.version, name
         )
         with parity.fresh() as process:
-            _finish(champion, parity.smoke(process, name, CHAMPION, champion.version, _record(champion)))
+            _finish(champion, parity.smoke(process, name, CHAMPION, _number(champion), _record(champion)))
         champion = _aliased(name, CHAMPION)
     recorded = champion.tags.get("dvc.md5", "") if champion else ""
     if champion is not None and recorded and pointers.read(project() / "models" / name).md5 != recorded:
@@ -185,12 +185,17 @@ def _page(version: "ModelVersion", verdict: Verdict) -> str:
         for check in verdict.checks
     ]
     said = "passes the gate" if verdict.promote else "does not pass the gate"
-    head = [f"# {version.name} version {version.version} {said}", "", "| | condition | measured | required |", "|---|---|---|---|"]
+    head = [
+        f"# {version.name} version {version.version} {said}",
+        "",
+        "| | condition | measured | required |",
+        "|---|---|---|---|",
+    ]
     return "\n".join([*head, *rows, "", *(f"- {each}" for each in verdict.skipped)])
 
 
 def _rival(champion: "ModelVersion", contest: Contest) -> Rival:
-    """The champion's scores by the report's yardstick: its own where they are by that one, else it is measured again."""
+    """The champion's scores by the report's yardstick: its own where that was the same, else it is measured again."""
     from mlflow.exceptions import MlflowException
 
     with TemporaryDirectory() as folder:
@@ -224,7 +229,7 @@ def _swap(version: "ModelVersion") -> "ModelVersion":
 
     Whatever fails before the call leaves the champion that was; what fails after it brings that one back.
     """
-    name, number = version.name, version.version
+    name, number = version.name, _number(version)
     champion, previous, recorded = _aliased(name, CHAMPION), _aliased(name, PREVIOUS), _record(version)
     with parity.fresh() as process:
         troubles = parity.check(process, name, number, catalogue.folder_of(version), recorded)
@@ -251,7 +256,7 @@ def _finish(version: "ModelVersion", troubles: list[str]) -> "ModelVersion":
             "version %s of %s failed as the champion and was taken back: %s", version.version, name, troubles[0]
         )
         return _refuse(version, [f"it failed as the champion and was taken back: {each}" for each in troubles])
-    if _number(_aliased(name, CHALLENGER)) == version.version:
+    if _number(_aliased(name, CHALLENGER)) == _number(version):
         _move(name, {CHALLENGER: ""})
     _remember(name, "promotion", before, version, tags.get("forced_why", ""))
     logger.info("version %s of %s is the champion", version.version, name)
@@ -280,7 +285,7 @@ def _move(name: str, aliases: Mapping[str, str]) -> None:
 
 def _remember(name: str, what: str, before: "ModelVersion | None", now: "ModelVersion", why: str) -> None:
     """Every change of the champion is a run of its own, so that MLflow knows when and why it happened."""
-    params = {"model": name, "change": what, "from": _number(before), "to": now.version, "why": why, "by": _who()}
+    params = {"model": name, "change": what, "from": _number(before), "to": _number(now), "why": why, "by": _who()}
     with tracking.run(stage="promotion", name=name, key=f"{name}/{_now()}", params=params, tags={"model": name}):
         pass
 

@@ -53,7 +53,8 @@ def mix(dataset: Dataset, earlier: Dataset | None, recipe: ReplayRecipe) -> Data
 
     def build(folder: Path) -> dict[str, Any]:
         shutil.copytree(dataset.path, folder, dirs_exist_ok=True, ignore=_beside)
-        counts = {kind: _mix(kind, dataset.path, earlier and earlier.path, folder, recipe) for kind in KINDS}
+        before = earlier.path if earlier else None
+        counts = {kind: _mix(kind, dataset.path, before, folder, recipe) for kind in KINDS}
         write_json(folder / "counts.json", {"files": counts})
         return {each: {kind: count[each] for kind, count in counts.items()} for each in ("new", "replayed", "gone")}
 
