@@ -110,8 +110,20 @@ def version_with(name: str, wanted: str) -> "ModelVersion | None":
     return next(iter(_versions(name, f" and tags.`{tracking.KEY}` = '{wanted}'")), None)
 
 
+def aliases(name: str) -> dict[str, str]:
+    """The aliases of one model; none where it is not registered."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _aliases(tracking.client().get_registered_model(name))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
 def aliased(name: str, alias: str) -> "ModelVersion | None":
-    number = models()[name].get(alias)
+    number = aliases(name).get(alias)
     return tracking.client().get_model_version(name, number) if number else None
 
 

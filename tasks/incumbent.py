@@ -28,7 +28,7 @@ def incumbent(reference: str) -> Incumbent | None:
     Raises RegistryError for a version that does not exist, or that does not say what data it was trained on.
     """
     name, _, number = reference.partition("/")
-    if not number and catalogue.CHAMPION not in catalogue.models().get(name, {}):
+    if not number and (not tracking.exists() or catalogue.CHAMPION not in catalogue.aliases(name)):
         return None
     with tracking.reachable():
         version = catalogue.find(reference if number else f"{name}@{catalogue.CHAMPION}")

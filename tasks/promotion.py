@@ -146,7 +146,7 @@ def changing(name: str) -> Iterator[None]:
 
 def _recover(name: str) -> None:
     """A champion without the last tag of a promotion was never tried: it is now. Its weights follow it."""
-    champion = _aliased(name, CHAMPION) if name in catalogue.models() else None
+    champion = _aliased(name, CHAMPION)
     if champion is None:
         return
     if champion.tags.get(VERDICT) != PROMOTED and "replaced" in champion.tags:
@@ -275,7 +275,7 @@ def _place_weights(version: "ModelVersion") -> "ModelVersion":
 
 def _move(name: str, aliases: Mapping[str, str]) -> None:
     """Points each alias to a version number, or takes it away where that is empty."""
-    store, there = tracking.client(), catalogue.models()[name]
+    store, there = tracking.client(), catalogue.aliases(name)
     for alias, number in aliases.items():
         if number:
             store.set_registered_model_alias(name, alias, number)
@@ -361,7 +361,7 @@ def _tag(version: "ModelVersion", tags: Mapping[str, str]) -> "ModelVersion":
 
 def _said(version: "ModelVersion") -> dict[str, Any]:
     found = tracking.client().get_model_version(version.name, version.version)
-    return {**catalogue.described(found, catalogue.models()[found.name]), "reasons": _reasons(found)}
+    return {**catalogue.described(found, catalogue.aliases(found.name)), "reasons": _reasons(found)}
 
 
 def _who() -> str:

@@ -75,7 +75,7 @@ def register(
 def handle(version: "ModelVersion", made: RegisteredModel) -> RegisteredModel:
     """The handle with what the registry says of the version now."""
     found = tracking.client().get_model_version(version.name, version.version)
-    described = catalogue.described(found, catalogue.models()[found.name])
+    described = catalogue.described(found, catalogue.aliases(found.name))
     summary = {
         **{field: described[field] for field in ("version", "aliases", "verdict")},
         "reasons": found.tags.get("reasons", "").splitlines(),
