@@ -141,7 +141,7 @@ def folder_of(version: "ModelVersion") -> Path:
     """A local folder with model and tokenizer side by side, put together once from the logged model."""
     import mlflow.artifacts
 
-    folder = home() / "registry" / version.name / steps.digest_of([version.source, version.run_id])[:16] / "model"
+    folder = home() / "registry" / version.name / _folder_key(version) / "model"
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -157,6 +157,19 @@ def folder_of(version: "ModelVersion") -> Path:
             shutil.copytree(Path(logged) / part, whole, dirs_exist_ok=True, copy_function=_link)
         whole.rename(folder)
     return folder
+
+
+def origin(key: str) -> str:
+    """The key of the step that made a registered model, by the key of its folder here; empty where there is none."""
+    for name in models() if any((home() / "registry").glob(f"*/{key}")) else ():
+        for version in _versions(name):
+            if _folder_key(version) == key:
+                return version.tags.get("model_key", "")
+    return ""
+
+
+def _folder_key(version: "ModelVersion") -> str:
+    return steps.digest_of([version.source, version.run_id])[:16]
 
 
 def _link(source: str, target: str) -> None:

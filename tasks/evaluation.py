@@ -101,7 +101,7 @@ def documents(dataset: Path, recipe: EvaluationRecipe, mixture: Mapping[str, flo
     for row in read(dataset / "text" / f"{recipe.split}.jsonl"):
         held = domains.setdefault(row["domain"], [])
         if len(held) < recipe.text_documents:
-            held.append({name: row[name] for name in ("id", "domain")} | {"text": _cut(row["text"], recipe.text_bytes)})
+            held.append({name: row[name] for name in ("id", "domain")} | {"text": cut(row["text"], recipe.text_bytes)})
     counts = {domain: len(held) for domain, held in domains.items()}
     if not any(counts.values()):
         return []
@@ -109,7 +109,8 @@ def documents(dataset: Path, recipe: EvaluationRecipe, mixture: Mapping[str, flo
     return [domains[domain][number] for domain, number in chosen]
 
 
-def _cut(text: str, size: int) -> str:
+def cut(text: str, size: int) -> str:
+    """At most so many bytes of a text, and no broken character at its end."""
     return text.encode()[:size].decode(errors="ignore")
 
 
