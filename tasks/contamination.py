@@ -49,32 +49,21 @@ def _of_row(
 
 
 def data_behind(key: str) -> tuple[list[Path], list[str]]:
-    """The data sets in the store that a step was made from, and a sentence for each input that is there no more.
+    """The data sets in the store that a step was made from, and a sentence for each step that is there no more.
 
     A model that was trained further from a registered one has the data of both behind it.
     """
-    waiting, known, unchecked = [key], dict[str, dict[str, Any]](), list[str]()
+    waiting, known, missing = {key}, dict[str, dict[str, Any]](), set[str]()
     while waiting:
-        made = {manifest["key"]: manifest for manifest in ancestors(waiting)}
-        known |= made
-        waiting = []
-        for role, title, parent in _parents(made):
-            if parent in known:
-                continue
-            if (origin := catalogue.origin(parent)) and origin not in known:
-                waiting.append(origin)
-            elif not origin:
-                unchecked.append(f"{title} was made from {role} {parent}, which is not in the store: the data behind "
-                                 "it were not looked at")  # fmt: skip
+        known |= {manifest["key"]: manifest for manifest in ancestors(sorted(waiting))}
+        parents = {parent for made in known.values() for parent in made["identity"]["inputs"].values()}
+        lost = sorted((parents | waiting) - known.keys() - missing)
+        missing |= set(lost)
+        waiting = {origin for each in lost if (origin := catalogue.origin(each))} - known.keys() - missing
+    gone = sorted(each for each in missing if not catalogue.origin(each))
+    unchecked = [f"step {each} is not in the store; the data behind it were not looked at" for each in gone]
     folders = [home() / "store" / "data" / each for each, m in known.items() if m["identity"]["stage"] == "data"]
-    return folders, list(dict.fromkeys(unchecked))
-
-
-def _parents(manifests: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    for manifest in manifests.values():
-        made = manifest["identity"]
-        for role, parent in made["inputs"].items():
-            yield role, f"{made['stage']}/{made['name']}", parent
+    return folders, unchecked
 
 
 def shared(data: Path, items: Sequence[Sequence[str]], *, overlap_words: int, common_runs: int) -> dict[int, str]:

@@ -251,3 +251,9 @@ def test_a_version_that_somebody_registered_by_hand_is_listed(model, tmp_path):
     store.create_model_version("by-hand", source=tmp_path.as_uri())
     (entry,) = catalogue.listing("by-hand")
     assert (entry["run_id"], entry["metrics"], entry["verdict"]) == ("", {}, "undecided")
+
+
+def test_the_step_behind_a_registered_model_is_found_by_its_folder(model, report):
+    made = register(model(13), report(1.0), "origin", lineage=LINEAGE | {"model_key": "step-of-13"})
+    assert catalogue.origin(catalogue.checkpoint(made.path).key) == "step-of-13"
+    assert catalogue.origin("nowhere") == ""
