@@ -29,7 +29,7 @@ class EvaluationRecipe(BaseModel):
     split: str = Field("test", pattern="^(validation|test)$", description="Which held-out side.")
     items: int = Field(1000, ge=10, description="Instructions that are not practice (topic, name, reply), at most.")
     topics: int = Field(200, ge=0, description="Classification items, at most.")
-    text_documents: int = Field(300, ge=0, description="Held-out documents that show forgetting, at most.")
+    text_documents: int = Field(200, ge=0, description="Held-out documents that show forgetting, at most.")
     text_bytes: int = Field(512, ge=16, le=65_536, description="Each of them is cut to so many bytes of UTF-8.")
     max_new_tokens: int = Field(24, ge=1, le=512, description="Longest answer in tokens.")
     draws: int = Field(2000, ge=100, le=100_000, description="Bootstrap resamples.")

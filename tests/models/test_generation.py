@@ -96,3 +96,4 @@ def test_bits_per_byte_compare_across_tokenizers(model_and_tokenizer: tuple) -> 
 def test_a_text_without_bytes_is_refused(model_and_tokenizer: tuple) -> None:
     with pytest.raises(ValueError, match="text 1 is empty"):
         bits_per_byte(*model_and_tokenizer, ["a", ""])
+    assert bits_per_byte(*model_and_tokenizer, []) == []
