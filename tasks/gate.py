@@ -73,8 +73,8 @@ def decide(report: Path, rival: Rival | None, gate: Gate, *, latency: Latency | 
     A row `champion` of the report takes its place. Every condition has to hold, each by its own interval: as an
     intersection-union test (Berger 1982), that promotes a model which breaks any one of them with a probability of at
     most (1 - level) / 2, with no correction for their number. What cannot be measured fails; what was not asked is in
-    `skipped`. Raises RegistryError where the report lacks a row or metric that the gate asks for, ValueError where
-    the champion was measured by another yardstick.
+    `skipped`. Raises RegistryError where the report lacks a row or metric that the gate asks for, and where the
+    champion was measured by another yardstick.
     """
     candidate, reference = of_row(report, gate.candidate), of_row(report, gate.reference)
     champion = of_row(report, CHAMPION) if has_row(report, CHAMPION) else rival
@@ -98,14 +98,14 @@ def judge(
 def _comparable(champion: Rival, candidate: Rival) -> None:
     missing = sorted(candidate.items.keys() - champion.items.keys())
     if missing or len(champion.items) != len(candidate.items):
-        raise ValueError(
+        raise RegistryError(
             f"the champion is scored on {len(champion.items)} items, the candidate on {len(candidate.items)}, and "
             f"{len(missing)} of these lack the champion's score: {missing[:3]}; evaluate the champion again"
         )
     if champion.yardstick != candidate.yardstick:
-        raise ValueError(
+        raise RegistryError(
             f"the champion was measured by yardstick {champion.yardstick}, the candidate by {candidate.yardstick}: "
-            "other texts, judge, answer length or scoring code; evaluate the champion again as the candidate was"
+            "other texts, judge, answer length or scoring code; evaluate both by one recipe, data set and reward model"
         )
 
 
@@ -206,9 +206,10 @@ def _latency(pair: Pair, latency: Latency | None, gate: Gate) -> Check | str:
     if latency is None or latency.against != pair.against:
         beside = f"it was timed beside {latency.against}" if latency else "nobody timed the two side by side"
         return Check(name=name, value=None, bound=bound, ok=False, note=beside)
-    ok = finite(latency.ratio, latency.low) and latency.high < gate.latency_ratio
-    figures = latency.model_dump(include={"low", "high"})
-    return Check(name=name, value=latency.ratio, **figures, bound=bound, ok=ok, note=latency.sentence)
+    if not finite(latency.ratio, latency.low, latency.high):
+        return Check(name=name, value=None, bound=bound, ok=False, note="the times are no finite numbers")
+    figures = {"value": latency.ratio, "low": latency.low, "high": latency.high, "note": latency.sentence}
+    return Check(name=name, bound=bound, ok=latency.high < gate.latency_ratio, **figures)
 
 
 def _contaminated(found: Mapping[str, Any], gate: Gate) -> Iterator[Check | str]:
