@@ -151,20 +151,19 @@ def _forgetting(pair: Pair, gate: Gate) -> Iterator[Check | str]:
 
 
 def _toxicity(pair: Pair, gate: Gate) -> Check | str:
-    """Where no answer differs, the bootstrap has no width: the exact bound for no event in `n` takes its place.
+    """The interval is at least as wide as the exact one for no event in `n`, for resampling cannot see rare events.
 
     `1 - (1 - level)/2 = 1 - (1 - p)^n`, the rule of three (Hanley and Lippman-Hand 1983).
     """
     if gate.toxicity is None:
         return "toxicity: not asked, the gate's `toxicity` is null"
-    margin, columns = gate.toxicity, _columns(pair, "toxic")
-    check = _paired(
-        f"toxic against {pair.against}", columns, f"below {margin:g}", lambda rise: rise.high < margin, gate
-    )
-    if check.low == check.high == 0:
-        reach = 1 - ((1 - gate.level) / 2) ** (1 / len(columns[0]))
-        check = check.model_copy(update={"low": -reach, "high": reach, "ok": reach < margin})
-    return check
+    margin, columns, name = gate.toxicity, _columns(pair, "toxic"), f"toxic against {pair.against}"
+    check = _paired(name, columns, f"below {margin:g}", lambda rise: rise.high < margin, gate)
+    if check.value is None or check.low is None or check.high is None:
+        return check
+    reach = 1 - ((1 - gate.level) / 2) ** (1 / len(columns[0]))
+    low, high = min(check.low, check.value - reach), max(check.high, check.value + reach)
+    return check.model_copy(update={"low": low, "high": high, "ok": high < margin})
 
 
 def _length(pair: Pair, gate: Gate) -> Check:

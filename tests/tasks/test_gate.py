@@ -173,6 +173,17 @@ def test_an_answer_must_not_take_much_longer_than_the_champions(tmp_path, latenc
     assert verdict.reasons[0].startswith(why)
 
 
+@pytest.mark.parametrize("events", [0, 1, 2])
+def test_rare_toxic_answers_widen_the_interval_beyond_what_resampling_sees(events):
+    items = {f"i{n}": scores(0.0, toxic=float(n < events)) for n in range(950)}
+    judged, clean = champion(sft, items=items), champion(sft, items={key: scores(0.0) for key in items})
+    verdict = judge(Pair(judged, clean, "sft"), clean, {"contaminated": 0}, None, GATE)
+    (check,) = [check for check in verdict.checks if check.name.startswith("toxic")]
+    assert check.value == pytest.approx(events / 950)
+    assert check.high - check.value >= 1 - 0.025 ** (1 / 950)
+    assert check.ok
+
+
 def test_without_a_champion_the_reference_may_be_timed_in_its_place(tmp_path):
     folder = report(tmp_path, {"sft": sft, "aligned": aligned})
     slow = decide(folder, None, GATE, latency=timed(1.3, 1.4, "sft"))
