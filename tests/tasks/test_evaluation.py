@@ -77,7 +77,7 @@ def test_what_changes_a_score_is_another_yardstick(model, data, change):
 
 
 def test_a_model_that_has_diverged_is_refused(model, data):
-    with pytest.raises(TrainingDivergedError, match=r"rlhf/nan at .* gives 32 of 32 losses that are no finite numbers"):
+    with pytest.raises(TrainingDivergedError, match=r"rlhf/nan at .* gives 32 of 32 values that are no finite numbers"):
         evaluated(model("nan", spoil=True), data)
 
 
