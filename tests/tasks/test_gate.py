@@ -140,11 +140,12 @@ def test_a_champion_is_compared_item_by_item_and_first_gains_no_longer_count(tmp
     ("change", "name"),
     [
         ({"texts": lambda n: bits(n, 0.11)}, "bits per byte against champion"),
-        ({"texts": lambda n: bits(n, 0.4 * (n % 2))}, "bits per byte against champion"),
+        ({"texts": lambda n: bits(n, 0.8 * (n % 10 == 0))}, "bits per byte against champion"),
         ({"texts": lambda n: math.nan if n == 7 else bits(n)}, "bits per byte against champion"),
         ({"parameters": 1501}, "parameters over champion"),
         ({"parameters": None}, "parameters over champion"),
         ({"contaminated": 1}, "contaminated items"),
+        ({"contaminated": None}, "contaminated items"),
     ],
 )
 def test_each_guard_alone_refuses_a_better_model(tmp_path, change, name):
@@ -188,6 +189,14 @@ def test_without_a_champion_the_reference_may_be_timed_in_its_place(tmp_path):
     folder = report(tmp_path, {"sft": sft, "aligned": aligned})
     slow = decide(folder, None, GATE, latency=timed(1.3, 1.4, "sft"))
     assert failed(slow) == ["latency over sft"]
+
+
+def test_a_length_that_may_lie_outside_is_refused(tmp_path):
+    def uneven(n):
+        return scores(float(n % 4 > 0), chars=38 if n % 2 else 2)  # mean 20, two thirds of the others
+
+    folder = report(tmp_path, {"sft": sft, "aligned": uneven})
+    assert failed(decide(folder, None, GATE)) == ["length over sft"]
 
 
 def test_what_is_not_asked_is_said(tmp_path):
