@@ -110,7 +110,9 @@ def _comparable(champion: Rival, candidate: Rival) -> None:
 
 
 def _contamination(report: Path, row: str) -> dict[str, Any]:
-    return json.loads((report / METRICS).read_text(encoding="utf-8")).get("contamination", {}).get(row, {})
+    """What the report found for a row, and of how many items it found that the champion was trained on them."""
+    found = json.loads((report / METRICS).read_text(encoding="utf-8")).get("contamination", {})
+    return {**found.get(row, {}), CHAMPION: found.get(CHAMPION, {}).get("contaminated", 0)}
 
 
 def _conditions(
@@ -215,7 +217,9 @@ def _contaminated(found: Mapping[str, Any], gate: Gate) -> Iterator[Check | str]
     if gate.max_contaminated is None:
         yield "contamination: not asked, the gate's `max_contaminated` is null"
         return
-    yield _at_most("contaminated items", found.get("contaminated"), gate.max_contaminated)
+    check = _at_most("contaminated items", found.get("contaminated"), gate.max_contaminated)
+    champions = found.get(CHAMPION)
+    yield check.model_copy(update={"note": f"the champion was trained on {champions} of them"}) if champions else check
     for missing in found.get("unchecked", []):
         yield f"contamination: {missing}"
 

@@ -226,6 +226,16 @@ def test_a_row_of_the_report_that_is_the_champion_goes_before_all_else(tmp_path)
         assert failed(verdict) == ["score against champion"]
 
 
+def test_a_champion_that_was_trained_on_the_items_is_told(tmp_path):
+    folder = report(tmp_path, {"sft": sft, "aligned": aligned, "champion": sft})
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["contamination"]["champion"] = {"items": N, "contaminated": 3}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    verdict = decide(folder, None, GATE, latency=FAST)
+    assert verdict.promote
+    assert verdict.reasons[-1] == "contaminated items 0, at most 0 as required (the champion was trained on 3 of them)"
+
+
 def test_a_cost_improves_where_it_falls(tmp_path):
     def loss(of, more):
         return lambda n: of(n) | {"loss": 3.0 + n / N + more}
