@@ -226,14 +226,23 @@ def test_a_row_of_the_report_that_is_the_champion_goes_before_all_else(tmp_path)
         assert failed(verdict) == ["score against champion"]
 
 
-def test_a_champion_that_was_trained_on_the_items_is_told(tmp_path):
-    folder = report(tmp_path, {"sft": sft, "aligned": aligned, "champion": sft})
+def test_what_a_model_was_trained_on_is_left_out_of_the_comparison(tmp_path):
+    def leaked(n):
+        return scores(1.0, rouge=1.0) if n < 12 else sft(n)
+
+    folder = report(tmp_path, {"sft": sft, "aligned": leaked, "champion": sft})
+    assert decide(folder, None, GATE, latency=FAST).promote
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["contamination"]["champion"] = {"items": N, "contaminated": 3}
+    known = {"candidate": [f"i{n:02}" for n in range(10)], "champion": [f"i{n:02}" for n in range(8, 12)]}
+    for row, ids in {"aligned": known["candidate"], "champion": known["champion"]}.items():
+        metrics["contamination"][row] |= {"left_out": {"items": ids, "texts": ["t00"]}}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    verdict = decide(folder, None, GATE, latency=FAST)
-    assert verdict.promote
-    assert verdict.reasons[-1] == "contaminated items 0, at most 0 as required (the champion was trained on 3 of them)"
+    verdict = decide(folder, None, GATE.model_copy(update={"toxicity": 0.2}), latency=FAST)
+    assert failed(verdict) == ["score against champion"]
+    values = {check.name: check.value for check in verdict.checks}
+    assert [values[f"held-out {what}"] for what in ("items", "documents")] == [28, 39]
+    assert values["score against champion"] == 0
+    assert verdict.checks[-1].note == "13 stand in data behind the models and are left out"
 
 
 def test_a_cost_improves_where_it_falls(tmp_path):
