@@ -25,7 +25,8 @@ def evaluate(
     """1. let every model answer the same held-out items, side by side  2. compare them with rules and human text
 
     Args:
-        models: the rows of the report: a name, and the model as `stage/name` (its newest) or as the folder of its step
+        models: the rows of the report: a name, and the model as `stage/name` (its newest), as the folder of its step
+            or as `models:/NAME/VERSION`
         dataset: a finished data set: `latest`, the start of its key, or its folder
         reward: a finished reward model, likewise; empty to leave the column out
         pretrain: its mixture says which held-out text is read

@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks import code, steps, workers
+from tasks import catalogue, code, steps, workers
 from tasks.artifacts import Artifact, Checkpoint, Dataset
 from tasks.errors import SourceError, TrainingDivergedError
 from tasks.rival import FIGURES, ITEMS
@@ -70,8 +70,13 @@ def evaluate_model(
 
 
 def find_model(reference: str) -> Checkpoint:
-    """A model by `stage/name` (its newest) or by the absolute folder of its step. StoreError where there is none."""
+    """A model by `stage/name` (its newest), the absolute folder of its step, or as `models:/NAME/VERSION`.
+
+    Raises StoreError or RegistryError where there is none.
+    """
     stage, _, name = reference.partition("/")
+    if stage == "models:":
+        return catalogue.checkpoint(catalogue.resolve(name))
     return steps.load(Path(reference), Checkpoint) if not stage else steps.find("latest", stage, Checkpoint, name=name)
 
 
