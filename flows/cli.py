@@ -8,9 +8,11 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from flows import tables, versions
+from flows import queries, tables, versions
+from flows import reproduce as reproducing
 from flows.tables import WIDTH
 from tasks.errors import EvergreenError, GateError, UsageError
 
@@ -65,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
 
     _prepare()
     started = deployments.load(options.deployment)
+    if options.parameters:
+        started = deployments.with_parameters(started, Path(options.parameters))
     doctor.require_home()
     server = _server()
     flow, parameters = deployments.configured(started, options.set)
@@ -91,9 +95,19 @@ def plan(options: argparse.Namespace) -> int:
 
 def models(options: argparse.Namespace) -> int:
     _prepare()
-    from tasks.catalogue import listing
+    return _print(queries.models(options), options.json, lambda found: tables.models(found) or queries.nothing(options))
 
-    return _print(listing(options.name), options.json, tables.models)
+
+def lineage(options: argparse.Namespace) -> int:
+    _prepare()
+    return _print(queries.lineage(options.model), options.json, lambda found: tables.rows(queries.tree(found)))
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    _prepare()
+    found = reproducing.reproduce(options.model, reproducing.way_of(options))
+    _print(found, options.json, lambda _: tables.rows(reproducing.table(found)))
+    return FAILED if reproducing.failed(found) else 0
 
 
 def chat(options: argparse.Namespace) -> int:
@@ -129,7 +143,7 @@ def validate(options: argparse.Namespace) -> int:
 def data(options: argparse.Namespace) -> int:
     _prepare()
     found, rows = options.action(options)
-    return _print(found, options.json, lambda _: "\n".join(tables.row(head, text) for head, text in rows))
+    return _print(found, options.json, lambda _: tables.rows(rows))
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -156,10 +170,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate said no.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _deployment_command(commands, run, "run a deployment here and now; no server needed")
+    started = _deployment_command(commands, run, "run a deployment here and now; no server needed")
+    started.add_argument("--parameters", metavar="FILE", help="JSON or YAML with all parameters, not the deployment's")
     planned = _deployment_command(commands, plan, "print its steps, which are reused and why, and the forecast")
     listed = _command(commands, models, "list registered models, versions, aliases, verdicts and metrics")
-    listed.add_argument("name", metavar="NAME", nargs="?", help="only the versions of this model")
+    queries.add_model_options(listed)
+    traced = _command(commands, lineage, "lead from a model back to its data, code, recipes, parents and reports")
+    traced.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
+    repeated = _command(commands, reproduce, "make a registered model again from its lineage, and compare every step")
+    reproducing.add_options(repeated)
     talk = _command(commands, chat, "talk to a registered model")
     talk.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
     talk.add_argument("--once", metavar="TEXT", help="print the answer to TEXT and end")
@@ -172,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         _command(commands, data, "the versions of data and models: status, push, pull, history, remote")
     )
     checked = _command(commands, doctor, "say what is installed and reachable, and what to do about what is not")
-    for each in (planned, listed, judged, checked):
+    for each in (planned, listed, traced, repeated, judged, checked):
         each.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")
     return parser
 
@@ -222,8 +241,6 @@ def _server() -> Any:
 
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        from pathlib import Path
-
         return Server(Path(os.environ["PREFECT_HOME"]))
     if not answers(url):
         raise EvergreenError(

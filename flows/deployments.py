@@ -3,8 +3,9 @@
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from tasks.errors import UsageError
@@ -111,18 +112,41 @@ def validated(target: "Flow[..., Any]", parameters: Mapping[str, Any]) -> dict[s
     return {name: getattr(checked, name) for name in model.model_fields}
 
 
-def _read() -> dict[str, Deployment]:
+def with_parameters(deployment: Deployment, file: Path) -> Deployment:
+    """The deployment with the whole of its parameters from a JSON or YAML file. Raises UsageError."""
     import yaml
 
     try:
-        content = yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--parameters {file} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--parameters {file} is neither JSON nor YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"--parameters {file} holds {type(content).__name__}; it must map each parameter to its value")
+    return replace(deployment, parameters=content)
+
+
+def of_entrypoint(entrypoint: str, root: Path = ROOT) -> str:
+    """The name of a deployment that starts this flow, in the prefect.yaml of a checkout. Raises UsageError."""
+    found = [name for name, each in _read(root).items() if each.entrypoint == entrypoint]
+    if not found:
+        raise UsageError(f"{root / FILE} has no deployment of {entrypoint or 'an unnamed flow'}; add one for it")
+    return found[0]
+
+
+def _read(root: Path = ROOT) -> dict[str, Deployment]:
+    import yaml
+
+    try:
+        content = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))
         entries = [_deployment(entry) for entry in content["deployments"]]
     except FileNotFoundError as error:
-        raise UsageError(f"{ROOT / FILE} is missing; restore it with `git checkout {FILE}`") from error
+        raise UsageError(f"{root / FILE} is missing; restore it with `git checkout {FILE}`") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{ROOT / FILE} is no YAML: {error}") from error
+        raise UsageError(f"{root / FILE} is no YAML: {error}") from error
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{ROOT / FILE} needs `deployments`, each with `name` and `entrypoint`: {error!r}") from error
+        raise UsageError(f"{root / FILE} needs `deployments`, each with `name` and `entrypoint`: {error!r}") from error
     return {entry.name: entry for entry in entries}
 
 

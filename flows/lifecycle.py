@@ -14,6 +14,7 @@ from tasks.artifacts import RegisteredModel
 from tasks.data import DataRecipe
 from tasks.evaluation import EvaluationRecipe
 from tasks.gate import Gate
+from tasks.lineage import origin
 from tasks.preferences import PreferenceRecipe
 from tasks.pretrain import PretrainRecipe
 from tasks.report import ReportRecipe, announce, publish, write_report
@@ -68,6 +69,7 @@ def lifecycle(
         evaluation,
         pretrain,
         execution,
+        origin(),
     )
     parts = {
         "data": dataset, "tokenizer": vocabulary, "forecast": forecast, **models, "pairs": pairs, "reward": judge,

@@ -9,7 +9,7 @@ from tasks.artifacts import Checkpoint, Dataset, EvaluationReport, RegisteredMod
 from tasks.catalogue import checkpoint
 from tasks.evaluation import EvaluationRecipe, evaluate_model, find_model
 from tasks.gate import ITEMS, Gate, Items, read_items
-from tasks.lineage import trace
+from tasks.lineage import Origin, trace
 from tasks.pretrain import PretrainRecipe
 from tasks.registry import register
 from tasks.settings import Execution
@@ -27,6 +27,7 @@ def registry(
     evaluation: EvaluationRecipe = EvaluationRecipe(),
     pretrain: PretrainRecipe = PretrainRecipe(),
     execution: Execution = Execution(),
+    made_by: Origin = Origin(),
 ) -> RegisteredModel:
     """1. log and register the model  2. compare it with the champion on the same items  3. move the alias, or not
 
@@ -39,6 +40,7 @@ def registry(
         name: the model's name in the registry
         evaluation: how a champion that was scored on other items is evaluated again
         pretrain: its mixture and context say which held-out text is read then
+        made_by: the flow that makes such a model from the start, for `evergreen reproduce`; by default this one
     """
     candidate, data = find_model(model), steps.find(dataset, "data", Dataset)
     measured = steps.find(report, "evaluate", EvaluationReport, name="compare")
@@ -51,5 +53,5 @@ def registry(
         made = evaluate_model.fn(champion, data, vocabulary, judge, evaluation, execution, name="champion", text=text)
         return read_items(made.path / ITEMS)
 
-    lineage = trace(candidate, measured, data)
+    lineage = trace(candidate, measured, data, made_by)
     return register(candidate, measured, name=name, gate=gate, lineage=lineage, evaluate_again=evaluate_again)

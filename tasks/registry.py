@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import catalogue, code, steps, tracking
+from tasks import catalogue, code, steps, tracking, weights
+from tasks import lineage as origins
 from tasks.artifacts import Checkpoint, EvaluationReport, RegisteredModel
 from tasks.catalogue import CHALLENGER, CHAMPION, PREVIOUS, STAGE, VERDICT
 from tasks.errors import RegistryError
@@ -52,7 +53,7 @@ def register(
     *,
     name: str,
     gate: Gate,
-    lineage: Mapping[str, str],
+    lineage: Mapping[str, Any],
     evaluate_again: Callable[[Path], Items],
 ) -> RegisteredModel:
     """Logs and registers a model once, and moves the champion's alias to it or leaves it.
@@ -74,20 +75,22 @@ def register(
 
 
 def _log_version(
-    model: Checkpoint, report: EvaluationReport, name: str, wanted: str, gate: Gate, lineage: Mapping[str, str]
+    model: Checkpoint, report: EvaluationReport, name: str, wanted: str, gate: Gate, lineage: Mapping[str, Any]
 ) -> "ModelVersion":
     """A run with the evaluation, the model logged in it, and a version of it that is the challenger."""
     store, figures = tracking.client(), _figures(report.path)
-    tags = {**lineage, tracking.KEY: wanted, ITEMS_DIGEST: _yardstick(figures), ROW: gate.candidate}
+    means = {**_means(figures, gate.candidate), catalogue.PARAMETERS: float(weights.parameters(model.model))}
+    tags = {**origins.tags(lineage), tracking.KEY: wanted, ITEMS_DIGEST: _yardstick(figures), ROW: gate.candidate}
     with tracking.run(stage=STAGE, name=name, key=wanted, params=gate.model_dump(mode="json"), tags=tags) as run:
         tracking.log_files(run.id, [report.path / METRICS, report.path / ITEMS])
-        tracking.log_metrics(run.id, {**_all_rows(figures), **_means(figures, gate.candidate)})
+        tracking.log_json(run.id, origins.document(lineage, tags), origins.FILE)
+        tracking.log_metrics(run.id, {**_all_rows(figures), **means})
         if name not in catalogue.models():
             store.create_registered_model(name)
         with tracking.as_default():
             model_id = _log_model(run.id, name, model.model)
             version = store.create_model_version(name, f"models:/{model_id}", run.id, tags=tags, model_id=model_id)
-        tracking.log_metrics(run.id, _means(figures, gate.candidate), model_id)
+        tracking.log_metrics(run.id, means, model_id)
         store.set_registered_model_alias(name, CHALLENGER, version.version)
     logger.info("registered version %s of %s", version.version, name)
     return version
