@@ -35,7 +35,9 @@ def models(options: argparse.Namespace) -> list[Mapping[str, Any]]:
 def nothing(options: argparse.Namespace) -> str:
     """What to say where no version was found."""
     asked = [f"--{name} {value}" for name, value in vars(options).items() if name in ("data", "under") and value]
-    return f"no version answers to {' '.join(asked)}" if asked else "no model is registered yet; `evergreen run` makes one"
+    return (
+        f"no version answers to {' '.join(asked)}" if asked else "no model is registered yet; `evergreen run` makes one"
+    )
 
 
 def amount(text: str) -> float:
@@ -76,7 +78,10 @@ def tree(found: Mapping[str, Any], depth: int = 0) -> Rows:
 def _facts(found: Mapping[str, Any]) -> Rows:
     model, evaluation = found["model"], found["evaluation"]
     rows = [
-        ("model", f"{model['step']} {model['key']}, {model['parameters']:,} parameters, content {model['digest'][:16]}"),
+        (
+            "model",
+            f"{model['step']} {model['key']}, {model['parameters']:,} parameters, content {model['digest'][:16]}",
+        ),
         ("data", _data(found["data"])),
         ("code", _code(found["code"])),
         ("made by", _made_by(found)),

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import shutil
 import signal
 import subprocess
@@ -22,10 +23,13 @@ from tasks.lineage import PARENT, Document
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+STDERR = 2
+logger = logging.getLogger("evergreen.reproduce")
+
 # Steps whose recipes are the life cycle's parameters: for a model whose stages were run one by one.
 RECIPES = {
-    "tokenizer": "tokenizer/bpe", "pretrain": "pretrain/main", "sft": "sft/lora", "preferences": "preferences/own-samples",
-    "reward": "reward/pairs", "rlhf": "rlhf/grpo", "evaluation": "evaluate/aligned",
+    "tokenizer": "tokenizer/bpe", "pretrain": "pretrain/main", "sft": "sft/lora", "reward": "reward/pairs",
+    "preferences": "preferences/own-samples", "rlhf": "rlhf/grpo", "evaluation": "evaluate/aligned",
 }  # fmt: skip
 
 
@@ -114,10 +118,17 @@ def table(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The result as pairs: a head, and the text that wraps beside it."""
     word = f"reproduced: {found['outcome']}" if found["reproduced"] else f"not reproduced: {found['outcome']}"
     code = "the checkout as it is" if found["present_code"] else found["commit"][:12]
-    rows = [(f"{found['model']}  ", word), ("  ", found["says"]), ("  code      ", code), ("  data      ", found["data"])]
+    rows = [
+        (f"{found['model']}  ", word),
+        ("  ", found["says"]),
+        ("  code      ", code),
+        ("  data      ", found["data"]),
+    ]
     rows += [("  step      ", _step_line(row)) for row in found["steps"]]
     rows += [("  metric    ", _metric_line(each)) for each in found["metrics"] if found["outcome"] != "identical"]
     rows += [("  continues ", f"{each['model']}, {each['outcome']}") for each in found["parents"]]
+    if found["exit_code"]:
+        rows.append(("  run       ", f"ended with exit code {found['exit_code']}; its messages are above"))
     return [*rows, *([("  kept in   ", found["folder"])] if found["folder"] else [])]
 
 
@@ -167,7 +178,8 @@ def _execute(recorded: Document, version: "ModelVersion", run: Run) -> None:
     command = [sys.executable, "-m", "flows.cli", "run", deployment, "--parameters", str(file)]
     data_key = recorded["data"]["key"] if (run.folder / "home" / "store" / "data").exists() else ""
     environment = reproduction.environment(run.code, run.folder, data_key)
-    with subprocess.Popen(command, env=environment, stdout=sys.stderr) as process:
+    logger.info("%s/%s is made again in %s, code %s", version.name, version.version, run.folder, run.code)
+    with subprocess.Popen(command, env=environment, stdout=STDERR) as process:
         try:
             run.exit_code = process.wait()
         except KeyboardInterrupt:
@@ -195,4 +207,3 @@ def _recipes(recorded: Document, name: str) -> dict[str, Any]:
 def failed(found: Mapping[str, Any]) -> bool:
     """Whether the model, or one that it continues, was not reproduced."""
     return not found["reproduced"] or any(failed(each) for each in found["parents"])
-

@@ -53,7 +53,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = before.get("machine", {}), now.get("machine", {})
     found = [_change(name, before.get(name), now.get(name)) for name in EXECUTION]
     if old and new:
-        found += [_change(name, old.get(name), new.get(name)) for name in ("system", "machine", "cpu", "gpus", "python")]
+        found += [
+            _change(name, old.get(name), new.get(name)) for name in ("system", "machine", "cpu", "gpus", "python")
+        ]
         found += [_sets(old.get("flags", []), new.get("flags", []))]
         earlier, later = old.get("libraries", {}), new.get("libraries", {})
         found += [_change(name, earlier.get(name), later.get(name)) for name in sorted({*earlier, *later})]

@@ -92,7 +92,7 @@ def lay_data(recorded: Document, target: Path) -> bool:
             "To build the data from their sources: --rebuild-data"
         )
     made = next(each for each in recorded["steps"] if each["key"] == pointer.key)
-    manifest = {**made, "files": files, "run_id": "", "execution": {"restored": pointer.md5}}
+    manifest = {**made, "files": files, "run_id": "", "execution": {"seconds": 0.0, "restored": pointer.md5}}
     (folder / steps.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return True
 
@@ -160,7 +160,9 @@ def verdict(rows: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, A
     moved = sorted({each for row in up_to for each in row["platform"]})
     if not moved:
         because = f" ({'; '.join(first['why'][:3])})" if first["why"] else " on the same platform"
-        return _said(DIFFERENT, step, f"{step} gave {first['found'][:16]}, recorded is {first['recorded'][:16]}{because}")
+        return _said(
+            DIFFERENT, step, f"{step} gave {first['found'][:16]}, recorded is {first['recorded'][:16]}{because}"
+        )
     platform = f"the platform differs ({'; '.join(moved[:4])}), and {step} is the first step with other bits"
     if not measured:
         return _said(FAILED, step, f"{platform}; the run ended before its evaluation, so no metric could be checked")
@@ -233,13 +235,14 @@ def _is_here(code: Mapping[str, Any]) -> bool:
 
 
 def _refuse_unknown(code: Mapping[str, Any]) -> None:
-    remedy = "take the code as it is: --with-present-code; or commit first and register the model again"
+    remedy = "to run the code as it is now: --with-present-code. Commit before a run that is to be made again exactly"
     if not code["commit"]:
         raise RegistryError(f"the model was made by code outside of git, so its commit is not known; {remedy}")
     if code["dirty"]:
         changed = ", ".join(code["changed"][:3]) + (" ..." if len(code["changed"]) > 3 else "")
         raise RegistryError(
-            f"the model was made by commit {code['commit'][:12]} with changes that no commit holds ({changed}); {remedy}"
+            f"the model was made by commit {code['commit'][:12]} with changes that no commit holds ({changed}); "
+            f"{remedy}"
         )
 
 

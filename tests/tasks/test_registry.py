@@ -1,17 +1,19 @@
 import json
 import re
+from ast import literal_eval
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tasks import catalogue, registry, steps, tracking
+from tasks import catalogue, lineage, registry, reproduction, steps, tracking, weights
 from tasks.artifacts import Checkpoint, EvaluationReport
-from tasks.errors import DataVersionError, RegistryError
+from tasks.errors import DataVersionError, RegistryError, UsageError
 from tasks.gate import Gate
 from tasks.settings import ROOT
 
 GATE = Gate(min_items=20, draws=200)
 LINEAGE = {"data_digest": "d1", "git_commit": "c0ffee"}
+DOCUMENT = {"made_by": {"flow": "lifecycle"}, "code": {"commit": "c0ffee"}, "steps": []}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,8 @@ def test_a_model_goes_in_and_comes_out_the_same(model, report):
     (listed,) = catalogue.listing("round")
     assert listed == {
         "name": "round", "version": 1, "aliases": ["champion"], "verdict": "promoted", "metrics": scored(1.0),
-        "data_digest": "d1", "run_id": registered.run_id,
+        "parameters": weights.parameters(made.model), "data_key": "", "data_digest": "d1", "data_md5": "",
+        "run_id": registered.run_id,
     }  # fmt: skip
     metrics = tracking.client().get_run(registered.run_id).data.metrics
     assert metrics["sft/score"] == 0.8
@@ -206,11 +209,24 @@ def test_the_queries_of_the_page_run_as_written(model, report, tmp_path, capsys)
     (tmp_path / "log" / "history.jsonl").write_text('{"step": 4, "loss": 2.5}\n')
     with tracking.run(stage="pretrain", name="main", key="base-key", params={}, tags={}) as run:
         run.log({}, tmp_path)
-    register(model(12), report(1.0), "encyclopaedia", lineage=LINEAGE | {"step.pretrain.main": "base-key"})
+    traced = LINEAGE | {"step.pretrain.main": "base-key", "data_md5": "5.dir", lineage.DOCUMENT: DOCUMENT}
+    registered = register(model(12), report(1.0), "encyclopaedia", lineage=traced)
+    register(model(13), report(0.9), "rival", lineage=LINEAGE)
+    register(model(14), report(0.95), "giant", lineage={"data_digest": "d2"})
+    giant = catalogue.find("giant/1")
+    tracking.log_metrics(giant.run_id, {"parameters": 2e6, "score": 9.0}, giant.model_id)
     with tracking.as_default():
         exec(code.replace("sqlite:///.evergreen/mlflow.db", tracking.uri()), {})
     said = capsys.readouterr().out
     assert "1 promoted 0.3" in said
+    assert "['d1', '5.dir', None]" in said
+    same = re.search(r"\[\('.*\)\]", said)
+    assert same, said
+    assert {"encyclopaedia", "rival"} <= {name for name, _ in literal_eval(same[0])}
+    assert "giant" not in same[0]
+    assert "lifecycle c0ffee 0" in said
+    assert "encyclopaedia 1 1.3" in said  # the giant scores 9, above the limit
+    assert registered.summary["version"] == 1
     assert "[(4, 2.5)]" in said
     assert "LlamaForCausalLM" in said
 
@@ -234,3 +250,86 @@ def test_a_version_that_somebody_registered_by_hand_is_listed(model, tmp_path):
     store.create_model_version("by-hand", source=tmp_path.as_uri())
     (entry,) = catalogue.listing("by-hand")
     assert (entry["run_id"], entry["metrics"], entry["verdict"]) == ("", {}, "undecided")
+
+
+def entry(name, *, parameters=None, data="", **metrics):
+    found = {"name": name, "version": 1, "parameters": parameters, "metrics": metrics}
+    return found | {"data_key": f"{data}-key", "data_digest": f"{data}-digest", "data_md5": f"{data}-md5"}
+
+
+ENTRIES = [
+    entry("small", parameters=10, data="a", score=0.5, loss=3.0),
+    entry("large", parameters=2000, data="b", score=0.9, loss=2.0),
+    entry("unsized", data="a", score=0.7, loss=2.5),
+    entry("unmeasured", parameters=5),
+]
+
+
+def names(entries):
+    return [each["name"] for each in entries]
+
+
+def test_the_best_is_the_highest_score_the_lowest_loss_and_fits_the_limit():
+    assert names(catalogue.ranked(ENTRIES, "score")) == ["large", "unsized", "small"]
+    assert names(catalogue.ranked(ENTRIES, "loss")) == ["large", "unsized", "small"]
+    assert names(catalogue.ranked(ENTRIES, "score", under=2000)) == ["small"]
+    assert names(catalogue.ranked(ENTRIES, "score", under=2001)) == ["large", "small"]
+    assert catalogue.ranked([], "score") == []
+
+
+def test_what_a_ranking_leaves_out_is_said(caplog, monkeypatch):
+    monkeypatch.setattr(catalogue.logger.parent, "propagate", True)
+    catalogue.ranked(ENTRIES, "score", under=2001)
+    assert "2 of 4 versions have no score or no recorded size: left out" in caplog.text
+
+
+def test_a_metric_that_no_version_has_is_refused_with_those_there_are():
+    with pytest.raises(UsageError, match="no version has the metric 'speed'; the metrics are: loss, score"):
+        catalogue.ranked(ENTRIES, "speed")
+
+
+@pytest.mark.parametrize("asked", ["a-key", "a-d", "a-md5"])
+def test_data_are_named_by_key_digest_or_md5_or_the_start_of_one(asked):
+    assert names(catalogue.trained_on(asked, ENTRIES)) == ["small", "unsized"]
+    assert catalogue.trained_on("c", ENTRIES) == []
+
+
+def test_the_record_of_a_version_comes_back_whole(model, report):
+    traced = LINEAGE | {"data_key": "k", lineage.DOCUMENT: DOCUMENT, lineage.PARENT: "round/1"}
+    register(model(15), report(1.0), "told", lineage=traced)
+    version = catalogue.find("told")
+    told = reproduction.record_of(version)
+    assert DOCUMENT.items() <= told.items()
+    assert told["tags"] | {"data_key": "k", lineage.PARENT: "round/1", registry.ROW: "aligned"} == told["tags"]
+    assert lineage.DOCUMENT not in version.tags
+    tracking.client().set_model_version_tag("told", "1", "data_key", "another")
+    with pytest.raises(RegistryError, match=r"told/1 has two records: its tag data_key says another, .* k; one was"):
+        reproduction.record_of(catalogue.find("told"))
+
+
+def test_a_version_without_a_record_says_so(model, report):
+    store = tracking.client()
+    store.create_registered_model("bare")
+    version = store.create_model_version("bare", source="file:///nowhere")
+    with pytest.raises(RegistryError, match=r"bare/1 has no lineage.json in its run \(none\)"):
+        lineage.read(version)
+
+
+def test_a_registered_parent_is_found_in_another_home_without_a_registry(model, report, tmp_path, monkeypatch):
+    made = model(16)
+    told = {"model": {"step": "sft/lora", "weights": weights.digest(made.model)}}
+    registered = register(made, report(1.0), "parent", lineage=LINEAGE | {lineage.DOCUMENT: told})
+    reproduction.bring_parent(told, catalogue.find("parent/1"), tmp_path / "elsewhere")
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "elsewhere"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    found = catalogue.resolve("parent/1")
+    assert found.is_relative_to(tmp_path / "elsewhere")
+    before, after = (catalogue.checkpoint(each) for each in (registered.path, found))
+    assert (after.key, after.digest, after.name) == (before.key, before.digest, before.name)
+
+
+def test_a_parent_with_other_weights_than_recorded_is_refused(model, report, tmp_path):
+    told = {"model": {"step": "sft/lora", "weights": "0" * 64}}
+    register(model(17), report(1.0), "forged", lineage=LINEAGE | {lineage.DOCUMENT: told})
+    with pytest.raises(RegistryError, match=r"forged/1, .* recorded are 0000000000000000; .*--whole-chain"):
+        reproduction.bring_parent(told, catalogue.find("forged/1"), tmp_path)
