@@ -39,13 +39,14 @@ class Origin(BaseModel):
     flow: str = Field("", description="Its name; empty: nobody said.")
     entrypoint: str = Field("", description="Module and function, dotted.")
     parameters: dict[str, Any] = Field({}, description="All of them, as JSON.")
+    parent: str = Field("", description="The registered version that it continues, as NAME/VERSION; empty: none.")
 
 
-def origin(**exact: Any) -> Origin:
+def origin(*, parent: str = "", **exact: Any) -> Origin:
     """The running flow with its parameters, defaults included; one that names nothing outside of a flow.
 
     `exact` takes the place of parameters that name something which moves: NAME/VERSION for an alias, a key for
-    `latest`.
+    `latest`. `parent` is the registered version, as NAME/VERSION, whose weights the flow went on from.
     """
     import inspect
 
@@ -54,12 +55,12 @@ def origin(**exact: Any) -> Origin:
 
     context = FlowRunContext.get()
     if context is None or context.flow is None:
-        return Origin()
+        return Origin(parent=parent)
     function = context.flow.fn
     defaults = {name: each.default for name, each in inspect.signature(function).parameters.items()}
     parameters = to_jsonable_python({**defaults, **(context.parameters or {}), **exact})
     entrypoint = f"{function.__module__}.{function.__name__}"
-    return Origin(flow=context.flow.name, entrypoint=entrypoint, parameters=parameters)
+    return Origin(flow=context.flow.name, entrypoint=entrypoint, parameters=parameters, parent=parent)
 
 
 def ancestors(keys: Iterable[str], store: Path | None = None) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ def trace(model: Checkpoint, report: Artifact, dataset: Dataset, made_by: Origin
     behind = ancestors([model.key])
     told = _document(model, report, dataset, made_by if made_by and made_by.flow else origin())
     recipes = {title(each): each["identity"]["recipe"] for each in behind}
-    data, code = told["data"], told["code"]
+    data, code, parent = told["data"], told["code"], told["made_by"]["parent"]
     return {
         "data_digest": dataset.digest,
         "data_key": dataset.key,
@@ -106,6 +107,7 @@ def trace(model: Checkpoint, report: Artifact, dataset: Dataset, made_by: Origin
         "flow": told["made_by"]["flow"],
         **{f"step.{title(each).replace('/', '.')}": each["key"] for each in behind},
         **{f"parent.{role}": digest for role, digest in model.inputs.items()},
+        **({PARENT: parent} if parent else {}),
         **{tag: str(loss) for tag, loss in told["losses"].items()},
         **({"git_commit": code["commit"], "git_dirty": str(code["dirty"]).lower()} if code["commit"] else {}),
         DOCUMENT: told,

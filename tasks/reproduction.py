@@ -141,7 +141,7 @@ def metrics(recorded: Document, store: Path) -> list[dict[str, Any]]:
     Near is within the recorded 95% interval, or within TOLERANCE of the metric's size (at least of 1).
     """
     row = recorded["tags"].get("evergreen.row", "")
-    before, now = recorded["evaluation"].get("rows", {}).get(row, {}), _evaluated(store).get(row, {})
+    before, now = recorded["evaluation"].get("rows", {}).get(row, {}), _evaluated(recorded, store).get(row, {})
     return [_near(name, cell, now[name]) for name, cell in before.items() if name in now]
 
 
@@ -217,9 +217,12 @@ def _has_data(rows: Sequence[Mapping[str, Any]]) -> bool:
     return any(row["found"] for row in rows if row["step"].startswith("data/"))
 
 
-def _evaluated(store: Path) -> dict[str, Any]:
-    files = sorted((store / "evaluate").glob(f"*/{METRICS}"))
-    return json.loads(files[-1].read_text(encoding="utf-8"))["rows"] if files else {}
+def _evaluated(recorded: Document, store: Path) -> dict[str, Any]:
+    """The rows of the evaluation that stands for the recorded one."""
+    wanted = next((each for each in recorded["steps"] if each["key"] == recorded["evaluation"]["key"]), None)
+    made = _counterpart(wanted, _finished(store)) if wanted else None
+    file = store / "evaluate" / (made or {}).get("key", "-") / METRICS
+    return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else {}
 
 
 def _near(name: str, before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, Any]:

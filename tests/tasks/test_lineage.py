@@ -118,3 +118,25 @@ def test_code_is_dirty_where_a_file_of_it_changed_and_not_where_a_pointer_moved(
 
 def test_outside_of_a_flow_nothing_made_it():
     assert lineage.origin() == lineage.Origin()
+
+
+def test_inside_a_flow_its_parameters_are_recorded_and_what_moves_is_given_exactly(monkeypatch):
+    from types import SimpleNamespace
+
+    from prefect import flow
+    from prefect.context import FlowRunContext
+
+    @flow
+    def retrain(model: str = "x@champion", data: str = "latest", recipe: lineage.Origin = lineage.Origin(flow="a")):
+        """A flow with a recipe."""
+
+    context = SimpleNamespace(flow=retrain, parameters={"data": "latest"})
+    monkeypatch.setattr(FlowRunContext, "get", lambda: context)
+    found = lineage.origin(parent="x/3", model="x/3")
+    assert (found.flow, found.entrypoint, found.parent) == ("retrain", f"{__name__}.retrain", "x/3")
+    assert found.parameters == {"model": "x/3", "data": "latest", "recipe": lineage.Origin(flow="a").model_dump()}
+
+
+def test_a_model_that_continues_a_registered_one_has_its_tag(model):
+    assert lineage.PARENT not in lineage.trace(*model)
+    assert lineage.trace(*model, lineage.Origin(flow="retrain", parent="x/3"))[lineage.PARENT] == "x/3"

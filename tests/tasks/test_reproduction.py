@@ -22,7 +22,7 @@ def step(title, *, execution=HERE, code="c1", digest=None):
         "stage": stage, "name": name, "recipe": {}, "inputs": {}, "facts": {}, "code": {f"tasks.{stage}": code},
         "libraries": {"torch": "2"},
     }  # fmt: skip
-    return {"step": title, "key": f"key-{title}-{code}", "digest": digest or f"digest-{title}", "identity": identity,
+    return {"step": title, "key": f"{name}-{code}", "digest": digest or f"digest-{title}", "identity": identity,
             "execution": execution, "inputs": {}, "summary": {}, "run_id": ""}  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def recorded():
     return {
         "steps": [step(title) for title in TITLES],
         "tags": {"evergreen.row": "aligned"},
-        "evaluation": {"rows": rows},
+        "evaluation": {"rows": rows, "key": "compare-c1"},
     }
 
 
@@ -47,7 +47,7 @@ def rerun(tmp_path):
         for title in TITLES:
             made = dict(changes).get(title, step(title))
             if made:
-                folder = tmp_path / title.split("/")[0] / made["key"].replace("/", "-")
+                folder = tmp_path / title.split("/")[0] / made["key"]
                 folder.mkdir(parents=True)
                 (folder / "manifest.json").write_text(json.dumps(made))
         figures = {
