@@ -66,9 +66,7 @@ def run(options: argparse.Namespace) -> int:
     from flows import deployments, doctor
 
     _prepare()
-    started = deployments.load(options.deployment)
-    if options.parameters:
-        started = deployments.with_parameters(started, Path(options.parameters))
+    started = deployments.chosen(options.deployment, options.parameters)
     doctor.require_home()
     server = _server()
     flow, parameters = deployments.configured(started, options.set)
@@ -85,7 +83,7 @@ def plan(options: argparse.Namespace) -> int:
     from flows import deployments
 
     _prepare()
-    chosen = deployments.load(options.deployment)
+    chosen = deployments.chosen(options.deployment, options.parameters)
     _, parameters = deployments.configured(chosen, options.set)
     from flows.plan import plan as steps_of
 
@@ -170,8 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 failed, 2 wrong use, 3 a gate said no.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    started = _deployment_command(commands, run, "run a deployment here and now; no server needed")
-    started.add_argument("--parameters", metavar="FILE", help="JSON or YAML with all parameters, not the deployment's")
+    _deployment_command(commands, run, "run a deployment here and now; no server needed")
     planned = _deployment_command(commands, plan, "print its steps, which are reused and why, and the forecast")
     listed = _command(commands, models, "list registered models, versions, aliases, verdicts and metrics")
     queries.add_model_options(listed)
@@ -210,6 +207,7 @@ def _deployment_command(
         "deployment", metavar="DEPLOYMENT", nargs="?", default="lifecycle/nano",
         help="a name of prefect.yaml, flow/name (default: %(default)s)",
     )  # fmt: skip
+    made.add_argument("--parameters", metavar="FILE", help="JSON or YAML with all parameters, not the deployment's")
     made.add_argument(
         "--set",
         metavar="FIELD=VALUE",

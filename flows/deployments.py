@@ -112,6 +112,11 @@ def validated(target: "Flow[..., Any]", parameters: Mapping[str, Any]) -> dict[s
     return {name: getattr(checked, name) for name in model.model_fields}
 
 
+def chosen(name: str, file: str | None) -> Deployment:
+    """The deployment, with the parameters of a file where one is named. Raises UsageError."""
+    return with_parameters(load(name), Path(file)) if file else load(name)
+
+
 def with_parameters(deployment: Deployment, file: Path) -> Deployment:
     """The deployment with the whole of its parameters from a JSON or YAML file. Raises UsageError."""
     import yaml

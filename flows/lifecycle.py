@@ -48,6 +48,7 @@ def lifecycle(
     Args:
         name: the model's name in the registry
     """
+    made_by = origin()
     dataset = data_stage(data, name, execution)
     vocabulary = tokenization(dataset.key, tokenizer, execution)
     forecast = scaling_laws(vocabulary.key, scaling, pretrain, execution)
@@ -69,7 +70,7 @@ def lifecycle(
         evaluation,
         pretrain,
         execution,
-        origin(),
+        made_by,
     )
     parts = {
         "data": dataset, "tokenizer": vocabulary, "forecast": forecast, **models, "pairs": pairs, "reward": judge,

@@ -40,10 +40,13 @@ class Origin(BaseModel):
     entrypoint: str = Field("", description="Module and function, dotted.")
     parameters: dict[str, Any] = Field({}, description="All of them, as JSON.")
     parent: str = Field("", description="The registered version that it continues, as NAME/VERSION; empty: none.")
+    code: dict[str, Any] = Field({}, description="Commit and state of the code when it started.")
 
 
 def origin(*, parent: str = "", **exact: Any) -> Origin:
     """The running flow with its parameters, defaults included; one that names nothing outside of a flow.
+
+    To be called when the flow starts: hours later the checkout may have moved on.
 
     `exact` takes the place of parameters that name something which moves: NAME/VERSION for an alias, a key for
     `latest`. `parent` is the registered version, as NAME/VERSION, whose weights the flow went on from.
@@ -55,12 +58,14 @@ def origin(*, parent: str = "", **exact: Any) -> Origin:
 
     context = FlowRunContext.get()
     if context is None or context.flow is None:
-        return Origin(parent=parent)
+        return Origin(parent=parent, code=_code())
     function = context.flow.fn
     defaults = {name: each.default for name, each in inspect.signature(function).parameters.items()}
     parameters = to_jsonable_python({**defaults, **(context.parameters or {}), **exact})
     entrypoint = f"{function.__module__}.{function.__name__}"
-    return Origin(flow=context.flow.name, entrypoint=entrypoint, parameters=parameters, parent=parent)
+    return Origin(
+        flow=context.flow.name, entrypoint=entrypoint, parameters=parameters, parent=parent, code=_code()
+    )  # fmt: skip
 
 
 def ancestors(keys: Iterable[str], store: Path | None = None) -> list[dict[str, Any]]:
@@ -162,8 +167,8 @@ def _document(model: Checkpoint, report: Artifact, dataset: Dataset, made_by: Or
         "parents": {role: _parent(digest, behind) for role, digest in model.inputs.items()},
         "losses": _losses(by_title),
         "evaluation": _evaluation(report),
-        "code": _code(),
-        "made_by": made_by.model_dump(mode="json"),
+        "code": made_by.code or _code(),
+        "made_by": made_by.model_dump(mode="json", exclude={"code"}),
         "platform": machine.facts(),
         "steps": [_step(each) for each in behind],
     }
