@@ -132,7 +132,7 @@ def with_parameters(deployment: Deployment, file: Path) -> Deployment:
     return replace(deployment, parameters=content)
 
 
-def of_entrypoint(entrypoint: str, root: Path = ROOT) -> str:
+def of_entrypoint(entrypoint: str, root: Path) -> str:
     """The name of a deployment that starts this flow, in the prefect.yaml of a checkout. Raises UsageError."""
     found = [name for name, each in _read(root).items() if each.entrypoint == entrypoint]
     if not found:
@@ -140,9 +140,10 @@ def of_entrypoint(entrypoint: str, root: Path = ROOT) -> str:
     return found[0]
 
 
-def _read(root: Path = ROOT) -> dict[str, Deployment]:
+def _read(root: Path | None = None) -> dict[str, Deployment]:
     import yaml
 
+    root = root or ROOT
     try:
         content = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))
         entries = [_deployment(entry) for entry in content["deployments"]]

@@ -11,6 +11,7 @@ from flows import cli, deployments, queries, reproduce, tables
 from flows.lifecycle import lifecycle
 from tasks.errors import RegistryError, UsageError
 from tasks.lineage import PARENT
+from tasks.settings import ROOT
 
 
 def _recorded(flow: str = "lifecycle", **parameters: Any) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def test_a_file_that_holds_no_parameters_is_refused(tmp_path: Path, text: str | 
         deployments.with_parameters(deployments.load("lifecycle/tiny"), file)
 
 
-def test_a_flow_is_run_by_one_of_its_deployments(tmp_path: Path) -> None:
-    assert deployments.of_entrypoint("flows.lifecycle.lifecycle") == "lifecycle/nano"
+def test_a_flow_is_run_by_one_of_its_deployments() -> None:
+    assert deployments.of_entrypoint("flows.lifecycle.lifecycle", ROOT) == "lifecycle/nano"
     with pytest.raises(UsageError, match=r"prefect.yaml has no deployment of flows.nothing.nothing; add one"):
-        deployments.of_entrypoint("flows.nothing.nothing")
+        deployments.of_entrypoint("flows.nothing.nothing", ROOT)
