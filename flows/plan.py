@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks import (
+    comparison,
     data,
     drift,
     evaluation,
@@ -83,21 +84,18 @@ def _lifecycle(plan: Plan, p: Parameters) -> None:
     judge = plan.add(reward.step(p["reward"], tuned, pairs, dataset))
     aligned = plan.add(rlhf.step(p["rlhf"], tuned, judge, dataset))
     models = {"base": base, "from-scratch": control, "sft": tuned, "aligned": aligned}
-    report = _evaluation(plan, p["evaluation"], models, dataset, vocabulary, judge, p["pretrain"])
+    report = _evaluation(plan, p["evaluation"], models, dataset, judge, p["pretrain"])
     key = registry.key(p["name"], aligned, report, p["gate"])
     status = registry.status(p["name"], key)
     plan.more.append(Row(f"registry/{p['name']}", key, status.reused, status.why))
 
 
-def _evaluation(
-    plan: Plan, recipe: Any, models: Mapping[str, str], dataset: str, vocabulary: str, judge: str, base: Any
-) -> str:
-    text = {"mixture": base.mixture, "context": base.context}
+def _evaluation(plan: Plan, recipe: Any, models: Mapping[str, str], dataset: str, judge: str, base: Any) -> str:
     rows = {
-        name: plan.add(evaluation.model_step(recipe, name, model, dataset, vocabulary, judge, text))
+        name: plan.add(evaluation.model_step(recipe, name, model, dataset, judge, base.mixture))
         for name, model in models.items()
     }
-    return plan.add(evaluation.compare_step(recipe, rows, dataset))
+    return plan.add(comparison.compare_step(recipe, rows, dataset))
 
 
 def _data(plan: Plan, p: Parameters) -> None:
@@ -157,8 +155,7 @@ def _rlhf(plan: Plan, p: Parameters) -> None:
 def _evaluate(plan: Plan, p: Parameters) -> None:
     models = {name: evaluation.find_model(reference).key for name, reference in p["models"].items()}
     judge = _found(p["reward"], "reward") if p["reward"] else ""
-    dataset, vocabulary = _found(p["dataset"], "data"), _found(p["tokenizer"], "tokenizer")
-    _evaluation(plan, p["recipe"], models, dataset, vocabulary, judge, p["pretrain"])
+    _evaluation(plan, p["recipe"], models, _found(p["dataset"], "data"), judge, p["pretrain"])
 
 
 def _registry(plan: Plan, p: Parameters) -> None:

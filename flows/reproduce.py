@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 STDERR = 2
+TOLD = ("approval", "notice")  # who is asked and told: nobody is, of a run that only compares
 logger = logging.getLogger("evergreen.reproduce")
 
 # Steps whose recipes are the life cycle's parameters: for a model whose stages were run one by one.
@@ -109,8 +110,9 @@ def parameters_of(recorded: Document, name: str) -> tuple[str, dict[str, Any]]:
     entrypoint, parameters = made_by["entrypoint"], made_by["parameters"]
     if made_by["flow"] in ("", "registry"):
         entrypoint, parameters = "flows.lifecycle.lifecycle", _recipes(recorded, name)
+    parameters = {name: value for name, value in parameters.items() if name not in TOLD}
     if execution := parameters.get("execution"):
-        parameters = {**parameters, "execution": {**execution, "commit": False}}
+        parameters["execution"] = {**execution, "commit": False}
     return entrypoint, parameters
 
 

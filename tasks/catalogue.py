@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evergreen.registry")
 STAGE = "registry"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-VERDICT = "verdict"  # the tag of a version that has been decided
+VERDICT = "verdict"  # the tag of a version that has been judged: one of
+PASSED, PROMOTED, REFUSED, ROLLED_BACK = "passed", "promoted", "not promoted", "rolled back"
 DATA = ("data_key", "data_digest", "data_md5")  # the tags that name the data that a version was trained on
-BROUGHT = "brought"  # the folder of a home with models of another registry, as NAME/VERSION
 LOWER = re.compile(r"loss|perplexity")  # metrics that are better when lower
 PARAMETERS = "parameters"  # the metric that makes models comparable by size: tags compare as text
 
@@ -44,8 +44,6 @@ def resolve(reference: str) -> Path:
     `NAME` alone is the champion, or the newest version where there is none. Raises RegistryError that names what
     exists.
     """
-    if (brought := home() / BROUGHT / reference).is_symlink():
-        return brought.resolve()
     with tracking.reachable():
         return folder_of(find(reference))
 
@@ -89,22 +87,10 @@ def find(reference: str) -> "ModelVersion":
     return versions[wanted]
 
 
-def bring(version: "ModelVersion", target: Path) -> Path:
-    """Puts a version's folder into another home, where `resolve` finds it by NAME/VERSION without a registry."""
-    source = folder_of(version)
-    folder = target / "registry" / version.name / source.parent.name / source.name
-    shutil.copytree(source, folder, copy_function=_link)
-    name = target / BROUGHT / version.name / str(version.version)
-    name.parent.mkdir(parents=True, exist_ok=True)
-    name.symlink_to(folder)
-    return folder
-
-
 def checkpoint(folder: Path) -> Checkpoint:
-    """A registered model's folder as the artifact that the stages read."""
+    """A registered model's folder as the artifact that the stages read; its key is its content."""
     digest = steps.folder_digest(steps.hash_files(folder))
-    name, key = folder.parent.parent.name, folder.parent.name
-    return Checkpoint(stage=STAGE, name=name, key=key, digest=digest, path=folder.parent)
+    return Checkpoint(stage=STAGE, name=folder.parent.parent.name, key=digest[:16], digest=digest, path=folder.parent)
 
 
 def described(version: "ModelVersion", aliases: Mapping[str, str]) -> dict[str, Any]:
@@ -159,8 +145,20 @@ def version_with(name: str, wanted: str) -> "ModelVersion | None":
     return next(iter(_versions(name, f" and tags.`{tracking.KEY}` = '{wanted}'")), None)
 
 
+def aliases(name: str) -> dict[str, str]:
+    """The aliases of one model; none where it is not registered."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _aliases(tracking.client().get_registered_model(name))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
 def aliased(name: str, alias: str) -> "ModelVersion | None":
-    number = models()[name].get(alias)
+    number = aliases(name).get(alias)
     return tracking.client().get_model_version(name, number) if number else None
 
 

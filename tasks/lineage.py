@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks import commits, machine, pointers, steps, tracking, weights
 from tasks.artifacts import Artifact, Checkpoint, Dataset
 from tasks.errors import RegistryError
-from tasks.gate import METRICS
+from tasks.rival import METRICS
 from tasks.settings import ROOT, home, project
 
 if TYPE_CHECKING:
@@ -39,17 +39,17 @@ class Origin(BaseModel):
     flow: str = Field("", description="Its name; empty: nobody said.")
     entrypoint: str = Field("", description="Module and function, dotted.")
     parameters: dict[str, Any] = Field({}, description="All of them, as JSON.")
-    parent: str = Field("", description="The registered version that it continues, as NAME/VERSION; empty: none.")
     code: dict[str, Any] = Field({}, description="Commit and state of the code when it started.")
 
+    def exactly(self, **values: Any) -> "Origin":
+        """With parameters given that named something which moves: NAME/VERSION for an alias, a key for `latest`."""
+        return self.model_copy(update={"parameters": {**self.parameters, **values}})
 
-def origin(*, parent: str = "", **exact: Any) -> Origin:
+
+def origin() -> Origin:
     """The running flow with its parameters, defaults included; one that names nothing outside of a flow.
 
     To be called when the flow starts: hours later the checkout may have moved on.
-
-    `exact` takes the place of parameters that name something which moves: NAME/VERSION for an alias, a key for
-    `latest`. `parent` is the registered version, as NAME/VERSION, whose weights the flow went on from.
     """
     import inspect
 
@@ -58,14 +58,12 @@ def origin(*, parent: str = "", **exact: Any) -> Origin:
 
     context = FlowRunContext.get()
     if context is None or context.flow is None:
-        return Origin(parent=parent, code=_code())
+        return Origin(code=_code())
     function = context.flow.fn
     defaults = {name: each.default for name, each in inspect.signature(function).parameters.items()}
-    parameters = to_jsonable_python({**defaults, **(context.parameters or {}), **exact})
+    parameters = to_jsonable_python({**defaults, **(context.parameters or {})})
     entrypoint = f"{function.__module__}.{function.__name__}"
-    return Origin(
-        flow=context.flow.name, entrypoint=entrypoint, parameters=parameters, parent=parent, code=_code()
-    )  # fmt: skip
+    return Origin(flow=context.flow.name, entrypoint=entrypoint, parameters=parameters, code=_code())
 
 
 def ancestors(keys: Iterable[str], store: Path | None = None) -> list[dict[str, Any]]:
@@ -95,7 +93,7 @@ def trace(model: Checkpoint, report: Artifact, dataset: Dataset, made_by: Origin
     behind = ancestors([model.key])
     told = _document(model, report, dataset, made_by if made_by and made_by.flow else origin())
     recipes = {title(each): each["identity"]["recipe"] for each in behind}
-    data, code, parent = told["data"], told["code"], told["made_by"]["parent"]
+    data, code = told["data"], told["code"]
     return {
         "data_digest": dataset.digest,
         "data_key": dataset.key,
@@ -112,7 +110,6 @@ def trace(model: Checkpoint, report: Artifact, dataset: Dataset, made_by: Origin
         "flow": told["made_by"]["flow"],
         **{f"step.{title(each).replace('/', '.')}": each["key"] for each in behind},
         **{f"parent.{role}": digest for role, digest in model.inputs.items()},
-        **({PARENT: parent} if parent else {}),
         **{tag: str(loss) for tag, loss in told["losses"].items()},
         **({"git_commit": code["commit"], "git_dirty": str(code["dirty"]).lower()} if code["commit"] else {}),
         DOCUMENT: told,
@@ -207,16 +204,18 @@ def data_commit(md5: str) -> str:
 
 
 def _losses(by_title: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The loss that the scaling law foresaw and the one that pre-training reached."""
-    wanted = {"forecast_loss": "scaling/fit", "pretrain_loss": "pretrain/main"}
-    summaries = {tag: by_title.get(step, {}).get("summary", {}) for tag, step in wanted.items()}
-    return {tag: summary["loss"] for tag, summary in summaries.items() if "loss" in summary}
+    """The loss that the scaling law foresaw and the one that pre-training, first or continued, reached."""
+    wanted = (
+        ("forecast_loss", "scaling/fit"), ("pretrain_loss", "pretrain/main"), ("pretrain_loss", "pretrain/continued"),
+    )  # fmt: skip
+    summaries = [(tag, by_title.get(step, {}).get("summary", {})) for tag, step in wanted]
+    return {tag: summary["loss"] for tag, summary in summaries if "loss" in summary}
 
 
 def _evaluation(report: Artifact) -> dict[str, Any]:
     file = report.path / METRICS
     figures = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    told = {name: figures[name] for name in ("items", "items_digest", "rows") if name in figures}
+    told = {name: figures[name] for name in ("items", "yardstick", "rows") if name in figures}
     return {"key": report.key, "digest": report.digest, "run_id": report.run_id, **told}
 
 

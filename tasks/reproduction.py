@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import catalogue, lineage, machine, pointers, repository, steps, transfer, weights
+from tasks import catalogue, lineage, machine, pointers, registry, repository, steps, tracking, transfer, weights
 from tasks.errors import DataVersionError, RegistryError
-from tasks.gate import METRICS
 from tasks.lineage import Document
+from tasks.rival import METRICS
 from tasks.settings import ROOT, project
 
 if TYPE_CHECKING:
@@ -98,17 +98,22 @@ def lay_data(recorded: Document, target: Path) -> bool:
 
 
 def bring_parent(recorded: Document, parent: "ModelVersion", target: Path) -> None:
-    """Puts the registered model that this one continues into another home, where `catalogue.resolve` finds it.
+    """Registers the version that a model continues in the registry of another home, under its own number.
 
-    Raises RegistryError where its weights are not those that its own record names.
+    Its data come along where the model's steps read them. Raises RegistryError where its weights are not those that
+    its own record names.
     """
-    folder = catalogue.bring(parent, target)
-    expected, found = lineage.read(parent)["model"]["weights"], weights.digest(folder)
+    told, folder = lineage.read(parent), catalogue.folder_of(parent)
+    expected, found = told["model"]["weights"], weights.digest(folder)
     if expected != found:
         raise RegistryError(
             f"{parent.name}/{parent.version}, which {recorded['model']['step']} continues, has the weights "
-            f"{found[:16]} in the registry, recorded are {expected[:16]}; make it again: --whole-chain"
+            f"{found[:16]} in the registry, recorded are {expected[:16]}; promote or retrain from another version"
         )
+    if any(told["data"]["key"] in step["identity"]["inputs"].values() for step in recorded["steps"]):
+        lay_data(told, target)
+    with _elsewhere(target):
+        _register(parent, folder)
 
 
 def environment(code: Path, folder: Path, data_key: str) -> dict[str, str]:
@@ -175,6 +180,33 @@ def verdict(rows: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, A
 
 def _said(outcome: str, first: str, says: str) -> dict[str, Any]:
     return {"outcome": outcome, "reproduced": outcome in (IDENTICAL, EQUIVALENT), "first": first, "says": says}
+
+
+def _register(version: "ModelVersion", folder: Path) -> None:
+    """A version with the same number, tags and weights. Numbers count up, so those below it are made and deleted."""
+    store, name, tags = tracking.client(), version.name, dict(version.tags)
+    with tracking.run(stage=catalogue.STAGE, name=name, key=tags[tracking.KEY], params={}, tags=tags) as run:
+        store.create_registered_model(name)
+        with tracking.as_default():
+            model_id = registry.log_model(run.id, name, folder)
+            for _ in range(int(version.version)):
+                store.create_model_version(name, f"models:/{model_id}", run.id, tags=tags, model_id=model_id)
+    for number in range(1, int(version.version)):
+        store.delete_model_version(name, str(number))
+
+
+@contextmanager
+def _elsewhere(target: Path) -> Iterator[None]:
+    """Works with another home and the MLflow store in it for a while."""
+    before = dict(os.environ)
+    os.environ["EVERGREEN_HOME"] = str(target)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _brought(pointer: pointers.Pointer) -> bool:

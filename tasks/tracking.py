@@ -148,10 +148,10 @@ def log_files(run_id: str, paths: Sequence[Path], under: str | None = None) -> N
             store.log_artifact(run_id, str(path), under)
 
 
-def log_json(run_id: str, value: Mapping[str, Any], name: str) -> None:
+def log_text(run_id: str, path: str, text: str) -> None:
     store = client()
     with reachable():
-        store.log_text(run_id, json.dumps(value, indent=1, ensure_ascii=False) + "\n", name)
+        store.log_text(run_id, text, path)
 
 
 @contextmanager

@@ -40,8 +40,10 @@ def _recorded(flow: str = "lifecycle", **parameters: Any) -> dict[str, Any]:
     }
 
 
-def test_the_recorded_flow_is_run_with_its_parameters_and_never_commits() -> None:
-    recorded = _recorded(name="x", execution={"threads": 3, "commit": True})
+def test_the_recorded_flow_is_run_with_its_parameters_and_neither_commits_nor_asks_nor_tells() -> None:
+    recorded = _recorded(
+        name="x", approval={"required": True}, notice={"to": "x"}, execution={"threads": 3, "commit": True}
+    )
     entrypoint, parameters = reproduce.parameters_of(recorded, "x")
     assert entrypoint == "flows.lifecycle.lifecycle"
     assert parameters == {"name": "x", "execution": {"threads": 3, "commit": False}}

@@ -136,11 +136,7 @@ def test_inside_a_flow_its_parameters_are_recorded_and_what_moves_is_given_exact
 
     context = SimpleNamespace(flow=retrain, parameters={"data": "latest"})
     monkeypatch.setattr(FlowRunContext, "get", lambda: context)
-    found = lineage.origin(parent="x/3", model="x/3")
-    assert (found.flow, found.entrypoint, found.parent) == ("retrain", f"{__name__}.retrain", "x/3")
+    found = lineage.origin().exactly(model="x/3")
+    assert (found.flow, found.entrypoint) == ("retrain", f"{__name__}.retrain")
+    assert found.code.keys() == {"commit", "dirty", "changed"}
     assert found.parameters == {"model": "x/3", "data": "latest", "recipe": lineage.Origin(flow="a").model_dump()}
-
-
-def test_a_model_that_continues_a_registered_one_has_its_tag(model):
-    assert lineage.PARENT not in lineage.trace(*model)
-    assert lineage.trace(*model, lineage.Origin(flow="retrain", parent="x/3"))[lineage.PARENT] == "x/3"
