@@ -113,8 +113,14 @@ def validated(target: "Flow[..., Any]", parameters: Mapping[str, Any]) -> dict[s
 
 
 def chosen(name: str, file: str | None) -> Deployment:
-    """The deployment, with the parameters of a file where one is named. Raises UsageError."""
-    return with_parameters(load(name), Path(file)) if file else load(name)
+    """The deployment; with the parameters of a file where one is named, and then a flow's entrypoint is one as well.
+
+    Raises UsageError.
+    """
+    if not file:
+        return load(name)
+    known = "/" in name or "." not in name
+    return with_parameters(load(name) if known else _deployment({"name": file, "entrypoint": name}), Path(file))
 
 
 def with_parameters(deployment: Deployment, file: Path) -> Deployment:
@@ -132,27 +138,18 @@ def with_parameters(deployment: Deployment, file: Path) -> Deployment:
     return replace(deployment, parameters=content)
 
 
-def of_entrypoint(entrypoint: str, root: Path) -> str:
-    """The name of a deployment that starts this flow, in the prefect.yaml of a checkout. Raises UsageError."""
-    found = [name for name, each in _read(root).items() if each.entrypoint == entrypoint]
-    if not found:
-        raise UsageError(f"{root / FILE} has no deployment of {entrypoint or 'an unnamed flow'}; add one for it")
-    return found[0]
-
-
-def _read(root: Path | None = None) -> dict[str, Deployment]:
+def _read() -> dict[str, Deployment]:
     import yaml
 
-    root = root or ROOT
     try:
-        content = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))
+        content = yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))
         entries = [_deployment(entry) for entry in content["deployments"]]
     except FileNotFoundError as error:
-        raise UsageError(f"{root / FILE} is missing; restore it with `git checkout {FILE}`") from error
+        raise UsageError(f"{ROOT / FILE} is missing; restore it with `git checkout {FILE}`") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{root / FILE} is no YAML: {error}") from error
+        raise UsageError(f"{ROOT / FILE} is no YAML: {error}") from error
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{root / FILE} needs `deployments`, each with `name` and `entrypoint`: {error!r}") from error
+        raise UsageError(f"{ROOT / FILE} needs `deployments`, each with `name` and `entrypoint`: {error!r}") from error
     return {entry.name: entry for entry in entries}
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
-from flows import deployments
 from tasks import catalogue, reproduction
 from tasks.errors import RegistryError
 from tasks.lineage import PARENT, Document
@@ -176,8 +175,7 @@ def _execute(recorded: Document, version: "ModelVersion", run: Run) -> None:
     entrypoint, parameters = parameters_of(recorded, version.name)
     file = run.folder / "parameters.json"
     file.write_text(json.dumps(parameters, indent=1, ensure_ascii=False), encoding="utf-8")
-    deployment = deployments.of_entrypoint(entrypoint, run.code)
-    command = [sys.executable, "-m", "flows.cli", "run", deployment, "--parameters", str(file)]
+    command = [sys.executable, "-m", "flows.cli", "run", entrypoint, "--parameters", str(file)]
     data_key = recorded["data"]["key"] if (run.folder / "home" / "store" / "data").exists() else ""
     environment = reproduction.environment(run.code, run.folder, data_key)
     logger.info("%s/%s is made again in %s, code %s", version.name, version.version, run.folder, run.code)

@@ -11,7 +11,6 @@ from flows import cli, deployments, queries, reproduce, tables
 from flows.lifecycle import lifecycle
 from tasks.errors import RegistryError, UsageError
 from tasks.lineage import PARENT
-from tasks.settings import ROOT
 
 
 def _recorded(flow: str = "lifecycle", **parameters: Any) -> dict[str, Any]:
@@ -161,7 +160,15 @@ def test_a_file_that_holds_no_parameters_is_refused(tmp_path: Path, text: str | 
         deployments.with_parameters(deployments.load("lifecycle/tiny"), file)
 
 
-def test_a_flow_is_run_by_one_of_its_deployments() -> None:
-    assert deployments.of_entrypoint("flows.lifecycle.lifecycle", ROOT) == "lifecycle/nano"
-    with pytest.raises(UsageError, match=r"prefect.yaml has no deployment of flows.nothing.nothing; add one"):
-        deployments.of_entrypoint("flows.nothing.nothing", ROOT)
+def test_with_a_file_of_parameters_a_flow_needs_no_deployment(tmp_path: Path) -> None:
+    file = tmp_path / "parameters.json"
+    file.write_text('{"name": "mine"}')
+    chosen = deployments.chosen("flows.lifecycle.lifecycle", str(file))
+    flow, parameters = deployments.configured(chosen, [])
+    assert (chosen.flow_name, flow.name, parameters["name"]) == ("lifecycle", "lifecycle", "mine")
+    assert deployments.chosen("lifecycle/tiny", str(file)).parameters == {"name": "mine"}
+    assert deployments.chosen("lifecycle/tiny", None) == deployments.load("lifecycle/tiny")
+    with pytest.raises(UsageError, match="no deployment is called 'flows.lifecycle.lifecycle'"):
+        deployments.chosen("flows.lifecycle.lifecycle", None)
+    with pytest.raises(UsageError, match="'flows.lifecycle.nothing', which cannot be imported"):
+        deployments.configured(deployments.chosen("flows.lifecycle.nothing", str(file)), [])
