@@ -168,7 +168,7 @@ def test_with_a_file_of_parameters_a_flow_needs_no_deployment(tmp_path: Path) ->
     assert (chosen.flow_name, flow.name, parameters["name"]) == ("lifecycle", "lifecycle", "mine")
     assert deployments.chosen("lifecycle/tiny", str(file)).parameters == {"name": "mine"}
     assert deployments.chosen("lifecycle/tiny", None) == deployments.load("lifecycle/tiny")
-    with pytest.raises(UsageError, match="no deployment is called 'flows.lifecycle.lifecycle'"):
+    with pytest.raises(UsageError, match=r"no deployment is called 'flows\.lifecycle\.lifecycle'"):
         deployments.chosen("flows.lifecycle.lifecycle", None)
-    with pytest.raises(UsageError, match="'flows.lifecycle.nothing', which cannot be imported"):
+    with pytest.raises(UsageError, match=r"'flows\.lifecycle\.nothing', which cannot be imported"):
         deployments.configured(deployments.chosen("flows.lifecycle.nothing", str(file)), [])
