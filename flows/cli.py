@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from flows import queries, tables, versions
-from flows import reproduce as reproducing
 from flows.tables import WIDTH
 from tasks.errors import EvergreenError, GateError, UsageError
 
@@ -103,6 +102,8 @@ def lineage(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     _prepare()
+    from flows import reproduce as reproducing
+
     found = reproducing.reproduce(options.model, reproducing.way_of(options))
     _print(found, options.json, lambda _: tables.rows(reproducing.table(found)))
     return FAILED if reproducing.failed(found) else 0
@@ -191,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     traced = _command(commands, lineage, "lead from a model back to its data, code, recipes, parents and reports")
     traced.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
     repeated = _command(commands, reproduce, "make a registered model again from its lineage, and compare every step")
-    reproducing.add_options(repeated)
+    queries.add_reproduce_options(repeated)
     promoted = _command(commands, promote, "make a version the champion, if the gate says yes")
     promoted.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
     promoted.add_argument("--force", action="store_true", help="against the gate; needs --why, which is stored")

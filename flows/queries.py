@@ -1,4 +1,7 @@
-"""`evergreen lineage`, and the queries of `evergreen models`: their options, and how what they find reads."""
+"""`evergreen lineage`, and the queries of `evergreen models`: their options, and how what they find reads.
+
+The options of `evergreen reproduce` are here as well: its own module imports what the parser can do without.
+"""
 
 import argparse
 import re
@@ -17,6 +20,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="X", default="", help="trained on the data with this key, digest or DVC MD5")
     parser.add_argument("--best", metavar="METRIC", default="", help="the best by this metric first")
     parser.add_argument("--under", metavar="N", default="", help="with fewer parameters, as in 2M or 1.5e6")
+
+
+def add_reproduce_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
+    for option, text in (
+        ("--with-present-code", "run the checkout as it is, not the recorded commit"),
+        ("--rebuild-data", "build the data from their sources, though their version is at hand"),
+        ("--whole-chain", "first reproduce the registered models that this one continues"),
+        ("--keep", "keep the folder of the run, and print it"),
+    ):
+        parser.add_argument(option, action="store_true", help=text)
 
 
 def models(options: argparse.Namespace) -> list[Mapping[str, Any]]:

@@ -54,17 +54,6 @@ class Run:
     parents: list[dict[str, Any]] = field(default_factory=list)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
-    for option, text in (
-        ("--with-present-code", "run the checkout as it is, not the recorded commit"),
-        ("--rebuild-data", "build the data from their sources, though their version is at hand"),
-        ("--whole-chain", "first reproduce the registered models that this one continues"),
-        ("--keep", "keep the folder of the run, and print it"),
-    ):
-        parser.add_argument(option, action="store_true", help=text)
-
-
 def way_of(options: argparse.Namespace) -> Way:
     return Way(options.with_present_code, options.rebuild_data, options.whole_chain, options.keep)
 
