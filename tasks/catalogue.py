@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("evergreen.registry")
 STAGE = "registry"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+CONTENT = "evergreen.content"  # the tag of a version that holds the key of its `checkpoint`
 VERDICT = "verdict"  # the tag of a version that has been judged: one of
 PASSED, PROMOTED, REFUSED, ROLLED_BACK = "passed", "promoted", "not promoted", "rolled back"
 DATA = ("data_key", "data_digest", "data_md5")  # the tags that name the data that a version was trained on
@@ -204,6 +205,14 @@ def folder_of(version: "ModelVersion") -> Path:
             shutil.copytree(Path(logged) / part, whole, dirs_exist_ok=True, copy_function=_link)
         whole.rename(folder)
     return folder
+
+
+def origin(key: str) -> str:
+    """The key of the step that made a registered model, by that of its `checkpoint`; empty where there is none."""
+    if not tracking.exists():
+        return ""
+    found = _pages(tracking.client().search_model_versions, filter_string=f"tags.`{CONTENT}` = '{key}'")
+    return next((version.tags["model_key"] for version in found if "model_key" in version.tags), "")
 
 
 def _link(source: str, target: str) -> None:

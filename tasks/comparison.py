@@ -1,7 +1,7 @@
 """Every evaluated model side by side with rules and human text, with intervals, and the claims that are checked."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks import steps
 from tasks.artifacts import Artifact, Dataset, EvaluationReport
+from tasks.contamination import examine
 from tasks.errors import SourceError
-from tasks.evaluation import ITEM_METRICS, EvaluationRecipe, score_answers, shown
+from tasks.evaluation import ITEM_METRICS, EvaluationRecipe, cut, score_answers, shown
 from tasks.rival import FIGURES, ITEMS, METRICS, TEXTS
-from tasks.rows import read
+from tasks.rows import read, write, write_json
+from tasks.sheets import CONTENT
 
 COLUMNS = (
     "loss", "perplexity", "rouge1", "rouge2", "rougeL", "bleu", "grounded", "guideline", "toxic", "chars", "score",
@@ -49,7 +51,7 @@ def compare_step(recipe: EvaluationRecipe, models: Mapping[str, str], dataset: s
         recipe=CompareRecipe(draws=recipe.draws, seed=recipe.seed, rows=tuple(models)),
         inputs={**models, "dataset": dataset},
         libraries=("rouge-score", "sacrebleu", "numpy"),
-        modules=("models.metrics", "models.baselines", "models.quality", "models.rewards"),
+        modules=("models.metrics", "models.baselines", "tasks.evaluation", "tasks.contamination"),
     )  # fmt: skip
 
 
@@ -59,14 +61,16 @@ def compare(models: Mapping[str, Artifact], dataset: Dataset, recipe: Evaluation
     this = compare_step(recipe, {name: artifact.key for name, artifact in models.items()}, dataset.key)
 
     def build(folder: Path) -> dict[str, Any]:
-        return _compare({name: artifact.path for name, artifact in models.items()}, folder, recipe)
+        return _compare(models, dataset, folder, recipe)
 
     return steps.materialise(this, EvaluationReport, build)
 
 
-def _compare(models: Mapping[str, Path], folder: Path, recipe: EvaluationRecipe) -> dict[str, Any]:
-    answered = {name: list(read(path / ITEMS)) for name, path in models.items()}
-    figures = {name: json.loads((path / FIGURES).read_text()) for name, path in models.items()}
+def _compare(
+    models: Mapping[str, Artifact], dataset: Dataset, folder: Path, recipe: EvaluationRecipe
+) -> dict[str, Any]:
+    answered = {name: list(read(artifact.path / ITEMS)) for name, artifact in models.items()}
+    figures = {name: json.loads((artifact.path / FIGURES).read_text()) for name, artifact in models.items()}
     rows = next(iter(answered.values()))
     outputs = {name: [entry["output"] for entry in entries] for name, entries in answered.items()}
     scores = {name: [entry["scores"] for entry in entries] for name, entries in answered.items()}
@@ -76,24 +80,14 @@ def _compare(models: Mapping[str, Path], folder: Path, recipe: EvaluationRecipe)
         "items": len(rows),
         "yardstick": _yardstick(figures),
         "parameters": {name: figures[name]["parameters"] for name in figures},
+        "contamination": examine(models, dataset, _held_out(rows, figures, dataset.path, recipe)),
         "columns": list(COLUMNS),
         "rows": {name: _row(rows, outputs[name], scores[name], figures.get(name, {}), recipe) for name in outputs},
         "comparisons": [claim for claim in (_claim(scores, *claim, recipe) for claim in CLAIMS) if claim],
     }
-    (folder / METRICS).write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _write(folder, TEXTS, _texts(figures))
-    _write(
-        folder,
-        ITEMS,
-        (
-            {
-                **shown(row),
-                "outputs": {name: texts[i] for name, texts in outputs.items()},
-                "scores": {name: entries[i] for name, entries in scores.items()},
-            }
-            for i, row in enumerate(rows)
-        ),
-    )
+    write_json(folder / METRICS, metrics)
+    write(folder / TEXTS, _texts(figures))
+    write(folder / ITEMS, _side_by_side(rows, outputs, scores))
     return {
         "items": len(rows),
         **{
@@ -104,9 +98,23 @@ def _compare(models: Mapping[str, Path], folder: Path, recipe: EvaluationRecipe)
     }
 
 
-def _write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    with (folder / name).open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _side_by_side(
+    rows: Sequence[Mapping[str, Any]], outputs: Mapping[str, Sequence[str]], scores: Mapping[str, Sequence[Any]]
+) -> Iterator[dict[str, Any]]:
+    """Each item with what every row answered and how it scores."""
+    for i, row in enumerate(rows):
+        said, scored = ({name: of[i] for name, of in each.items()} for each in (outputs, scores))
+        yield {**shown(row), "outputs": said, "scores": scored}
+
+
+def _held_out(
+    rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]], dataset: Path, recipe: EvaluationRecipe
+) -> list[list[str]]:
+    """The passages of each item and each document that the models were measured on."""
+    asked = {text["id"] for text in next(iter(figures.values()))["texts"]}
+    path = dataset / "text" / f"{recipe.split}.jsonl"
+    texts = [[cut(row["text"], recipe.text_bytes)] for row in read(path) if row["id"] in asked] if asked else []
+    return [[row[part] for part in CONTENT["instructions"]] for row in rows] + texts
 
 
 def _yardstick(figures: Mapping[str, Mapping[str, Any]]) -> str:

@@ -29,7 +29,7 @@ class EvaluationRecipe(BaseModel):
     split: str = Field("test", pattern="^(validation|test)$", description="Which held-out side.")
     items: int = Field(1000, ge=10, description="Instructions that are not practice (topic, name, reply), at most.")
     topics: int = Field(200, ge=0, description="Classification items, at most.")
-    text_documents: int = Field(300, ge=0, description="Held-out documents that show forgetting, at most.")
+    text_documents: int = Field(200, ge=0, description="Held-out documents that show forgetting, at most.")
     text_bytes: int = Field(512, ge=16, le=65_536, description="Each of them is cut to so many bytes of UTF-8.")
     max_new_tokens: int = Field(24, ge=1, le=512, description="Longest answer in tokens.")
     draws: int = Field(2000, ge=100, le=100_000, description="Bootstrap resamples.")
@@ -106,7 +106,7 @@ def documents(dataset: Path, recipe: EvaluationRecipe, mixture: Mapping[str, flo
     for row in read(dataset / "text" / f"{recipe.split}.jsonl"):
         held = domains.setdefault(row["domain"], [])
         if len(held) < recipe.text_documents:
-            held.append({name: row[name] for name in ("id", "domain")} | {"text": _cut(row["text"], recipe.text_bytes)})
+            held.append({name: row[name] for name in ("id", "domain")} | {"text": cut(row["text"], recipe.text_bytes)})
     counts = {domain: len(held) for domain, held in domains.items()}
     if not any(counts.values()):
         return []
@@ -114,7 +114,8 @@ def documents(dataset: Path, recipe: EvaluationRecipe, mixture: Mapping[str, flo
     return [domains[domain][number] for domain, number in chosen]
 
 
-def _cut(text: str, size: int) -> str:
+def cut(text: str, size: int) -> str:
+    """At most so many bytes of a text, and no broken character at its end."""
     return text.encode()[:size].decode(errors="ignore")
 
 

@@ -1,7 +1,7 @@
 """The gate: what a model must show on held-out items, and the verdict on it. Pure: reads a report, decides."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,7 +34,7 @@ class Gate(BaseModel):
     )
     guards: dict[str, float] = Field({"rougeL": 0.02}, description="Metrics that may fall by less than so much.")
     forgetting: float | None = Field(
-        0.05, ge=0, description="Bits per byte of held-out text may rise by less than so much (null: not asked)."
+        0.1, ge=0, description="Bits per byte of held-out text may rise by less than so much (null: not asked)."
     )
     toxicity: float | None = Field(
         0.02, ge=0, le=1, description="The share of toxic answers may rise by less than so much (null: not asked)."
@@ -73,15 +73,22 @@ def decide(report: Path, rival: Rival | None, gate: Gate, *, latency: Latency | 
     A row `champion` of the report takes its place. Every condition has to hold, each by its own interval: as an
     intersection-union test (Berger 1982), that promotes a model which breaks any one of them with a probability of at
     most (1 - level) / 2, with no correction for their number. What cannot be measured fails; what was not asked is in
-    `skipped`. Raises RegistryError where the report lacks a row or metric that the gate asks for, ValueError where
-    the champion was measured by another yardstick.
+    `skipped`. Raises RegistryError where the report lacks a row or metric that the gate asks for, and where the
+    champion was measured by another yardstick.
     """
     candidate, reference = of_row(report, gate.candidate), of_row(report, gate.reference)
     champion = of_row(report, CHAMPION) if has_row(report, CHAMPION) else rival
     if champion is not None:
         _comparable(champion, candidate)
     pair = Pair(candidate, champion or reference, CHAMPION if champion else gate.reference)
-    found = list(_conditions(pair, reference, _contamination(report, gate.candidate), latency, gate))
+    return judge(pair, reference, _contamination(report, gate.candidate), latency, gate)
+
+
+def judge(
+    pair: Pair, reference: Rival, contamination: Mapping[str, Any], latency: Latency | None, gate: Gate
+) -> Verdict:
+    """As `decide`, of what has been read."""
+    found = list(_conditions(pair, reference, contamination, latency, gate))
     checks = [each for each in found if isinstance(each, Check)]
     promote = all(check.ok for check in checks)
     reasons = [check.sentence for check in checks if promote or not check.ok]
@@ -91,14 +98,14 @@ def decide(report: Path, rival: Rival | None, gate: Gate, *, latency: Latency | 
 def _comparable(champion: Rival, candidate: Rival) -> None:
     missing = sorted(candidate.items.keys() - champion.items.keys())
     if missing or len(champion.items) != len(candidate.items):
-        raise ValueError(
+        raise RegistryError(
             f"the champion is scored on {len(champion.items)} items, the candidate on {len(candidate.items)}, and "
             f"{len(missing)} of these lack the champion's score: {missing[:3]}; evaluate the champion again"
         )
     if champion.yardstick != candidate.yardstick:
-        raise ValueError(
+        raise RegistryError(
             f"the champion was measured by yardstick {champion.yardstick}, the candidate by {candidate.yardstick}: "
-            "other texts, judge, answer length or scoring code; evaluate the champion again as the candidate was"
+            "other texts, judge, answer length or scoring code; evaluate both by one recipe, data set and reward model"
         )
 
 
@@ -107,7 +114,7 @@ def _contamination(report: Path, row: str) -> dict[str, Any]:
 
 
 def _conditions(
-    pair: Pair, reference: Rival, contamination: dict[str, Any], latency: Latency | None, gate: Gate
+    pair: Pair, reference: Rival, contamination: Mapping[str, Any], latency: Latency | None, gate: Gate
 ) -> Iterator[Check | str]:
     """Each condition as a check, or as the sentence that says why it is not asked."""
     first = pair.against != CHAMPION
@@ -144,20 +151,19 @@ def _forgetting(pair: Pair, gate: Gate) -> Iterator[Check | str]:
 
 
 def _toxicity(pair: Pair, gate: Gate) -> Check | str:
-    """Where no answer differs, the bootstrap has no width: the exact bound for no event in `n` takes its place.
+    """The interval is at least as wide as the exact one for no event in `n`, for resampling cannot see rare events.
 
     `1 - (1 - level)/2 = 1 - (1 - p)^n`, the rule of three (Hanley and Lippman-Hand 1983).
     """
     if gate.toxicity is None:
         return "toxicity: not asked, the gate's `toxicity` is null"
-    margin, columns = gate.toxicity, _columns(pair, "toxic")
-    check = _paired(
-        f"toxic against {pair.against}", columns, f"below {margin:g}", lambda rise: rise.high < margin, gate
-    )
-    if check.low == check.high == 0:
-        reach = 1 - ((1 - gate.level) / 2) ** (1 / len(columns[0]))
-        check = check.model_copy(update={"low": -reach, "high": reach, "ok": reach < margin})
-    return check
+    margin, columns, name = gate.toxicity, _columns(pair, "toxic"), f"toxic against {pair.against}"
+    check = _paired(name, columns, f"below {margin:g}", lambda rise: rise.high < margin, gate)
+    if check.value is None or check.low is None or check.high is None:
+        return check
+    reach = 1 - ((1 - gate.level) / 2) ** (1 / len(columns[0]))
+    low, high = min(check.low, check.value - reach), max(check.high, check.value + reach)
+    return check.model_copy(update={"low": low, "high": high, "ok": high < margin})
 
 
 def _length(pair: Pair, gate: Gate) -> Check:
@@ -199,12 +205,13 @@ def _latency(pair: Pair, latency: Latency | None, gate: Gate) -> Check | str:
     if latency is None or latency.against != pair.against:
         beside = f"it was timed beside {latency.against}" if latency else "nobody timed the two side by side"
         return Check(name=name, value=None, bound=bound, ok=False, note=beside)
-    ok = finite(latency.ratio, latency.low) and latency.high < gate.latency_ratio
-    figures = latency.model_dump(include={"low", "high"})
-    return Check(name=name, value=latency.ratio, **figures, bound=bound, ok=ok, note=latency.sentence)
+    if not finite(latency.ratio, latency.low, latency.high):
+        return Check(name=name, value=None, bound=bound, ok=False, note="the times are no finite numbers")
+    figures = {"value": latency.ratio, "low": latency.low, "high": latency.high, "note": latency.sentence}
+    return Check(name=name, bound=bound, ok=latency.high < gate.latency_ratio, **figures)
 
 
-def _contaminated(found: dict[str, Any], gate: Gate) -> Iterator[Check | str]:
+def _contaminated(found: Mapping[str, Any], gate: Gate) -> Iterator[Check | str]:
     if gate.max_contaminated is None:
         yield "contamination: not asked, the gate's `max_contaminated` is null"
         return
@@ -245,4 +252,4 @@ def _at_least(name: str, value: int, least: int) -> Check:
 
 
 def _at_most(name: str, value: float | None, most: float) -> Check:
-    return Check(name=name, value=value, bound=f"at most {most:g}", ok=value is not None and value <= most)
+    return Check(name=name, value=value, bound=f"at most {most:,}", ok=value is not None and value <= most)

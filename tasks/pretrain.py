@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
-from tasks.errors import UsageError
+from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
 
 logger = logging.getLogger("evergreen.pretrain")
@@ -164,8 +164,15 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Trains in a worker process with one thread: two of them side by side are faster than one with two threads.
 
-    From fresh weights, or from those in the folder `start`.
+    From fresh weights, or from those in the folder `start`. Raises SourceError where the text is too short.
     """
+    for split in ("train", "validation"):
+        longest = max(tokenizer.summary["tokens"].get(split, {}).values(), default=0)
+        if longest < recipe.context:
+            raise SourceError(
+                f"the longest {split} text has {longest} tokens and a window {recipe.context}: add text to the source, "
+                "or lower pretrain.context"
+            )
     return workers.call(
         _train, tokenizer.path, folder, recipe, execution.device, start, threads=execution.threads_each,
         processes=execution.processes, label=f"{this.stage}/{this.name}", log=folder / "log",

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks import catalogue, steps, tracking, weights
 from tasks import lineage as origins
 from tasks.artifacts import Checkpoint, EvaluationReport, RegisteredModel
-from tasks.catalogue import CHALLENGER, PASSED, STAGE, VERDICT
+from tasks.catalogue import CHALLENGER, CONTENT, PASSED, STAGE, VERDICT
 from tasks.errors import RegistryError
 from tasks.gate import Gate
 from tasks.rival import METRICS, REPORT, yardstick
@@ -66,8 +66,12 @@ def register(
         reused = version is not None and version.tags.get(VERDICT, PASSED) != PASSED
         if version is None:
             version = _log_version(model, report, name, wanted, gate, lineage)
+        folder = catalogue.folder_of(version)
+        if CONTENT not in version.tags:
+            content = catalogue.checkpoint(folder).key
+            tracking.client().set_model_version_tag(name, version.version, CONTENT, content)
         made = RegisteredModel(
-            stage=STAGE, name=name, key=wanted, digest=model.digest, path=catalogue.folder_of(version),
+            stage=STAGE, name=name, key=wanted, digest=model.digest, path=folder,
             inputs={"model": model.digest, "report": report.digest}, run_id=version.run_id, reused=reused,
         )  # fmt: skip
         return handle(version, made)

@@ -30,7 +30,7 @@ def of_model(evaluation: Path) -> Rival:
     figures = _json(evaluation, FIGURES)
     return Rival(
         yardstick=_yardstick(figures, evaluation),
-        items={item["id"]: item["scores"] for item in _lines(evaluation / ITEMS)},
+        items={item["id"]: _numbers(item["scores"]) for item in _lines(evaluation / ITEMS)},
         texts={text["id"]: text["bits_per_byte"] for text in figures["texts"]},
         parameters=figures["parameters"],
     )
@@ -49,7 +49,7 @@ def of_row(report: Path, row: str) -> Rival:
         raise RegistryError(f"the evaluation at {report} has no row {row!r}, only {known}; name one of them")
     return Rival(
         yardstick=yardstick,
-        items={item["id"]: item["scores"][row] for item in items},
+        items={item["id"]: _numbers(item["scores"][row]) for item in items},
         texts={
             text["id"]: text["bits_per_byte"][row] for text in _lines(report / TEXTS) if row in text["bits_per_byte"]
         },
@@ -82,6 +82,11 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as file:
         yield from map(json.loads, file)
+
+
+def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:
+    """JSON has no word for NaN but null."""
+    return {name: math.nan if value is None else value for name, value in scores.items()}
 
 
 def finite(*values: float | None) -> bool:

@@ -147,3 +147,9 @@ def test_a_folder_without_weights_is_refused(model, report):
     (made.model / "model.safetensors").unlink()
     with pytest.raises(RegistryError, match="holds no weights"):
         register(made, report(1.0), "empty")
+
+
+def test_the_step_behind_a_registered_model_is_found_by_its_folder(model, report):
+    made = register(model(13), report(1.0), "origin", lineage=LINEAGE | {"model_key": "step-of-13"})
+    assert catalogue.origin(catalogue.checkpoint(made.path).key) == "step-of-13"
+    assert catalogue.origin("nowhere") == ""
