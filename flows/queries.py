@@ -141,11 +141,12 @@ def _platform(platform: Mapping[str, Any]) -> str:
 def _steps(found: Mapping[str, Any]) -> Rows:
     """Every step with its key, its recipe's digest, and what it was made from."""
     titles = {each["key"]: each["step"] for each in found["steps"]}
+    parent = found["parent"] and f"{found['parent']['name']}/{found['parent']['version']}"
     return [
         (
             f"{each['step']:<23} {each['key'][:8]}",
             f"recipe {each['recipe_digest'][:8]}"
-            + _from([titles.get(key, key) for key in each["identity"]["inputs"].values()]),
+            + _from([titles.get(key, parent or key) for key in each["identity"]["inputs"].values()]),
         )
         for each in found["steps"]
     ]

@@ -26,6 +26,7 @@ FILE, DOCUMENT = "lineage.json", "document"
 PARENT = "parent_model"  # the tag that names the registered version which a model continues, as NAME/VERSION
 # What a result depends on. Pointers move with every new version of data or weights, and have records of their own.
 CODE = ("flows", "tasks", "models", "prefect.yaml", "pyproject.toml", "requirements.lock")
+MOST = 100  # changed files that are named
 NOT_CODE = (":(exclude)*.dvc", ":(exclude)models/.gitignore")
 
 Document = dict[str, Any]
@@ -117,8 +118,8 @@ def trace(model: Checkpoint, report: Artifact, dataset: Dataset, made_by: Origin
 
 
 def tags(traced: Mapping[str, Any]) -> dict[str, str]:
-    """The part of a trace that MLflow takes as tags."""
-    return {name: value for name, value in traced.items() if isinstance(value, str)}
+    """The part of a trace that MLflow takes as tags; what is not known has none."""
+    return {name: value for name, value in traced.items() if isinstance(value, str) and value}
 
 
 def document(traced: Mapping[str, Any], more: Mapping[str, str]) -> Document:
@@ -231,9 +232,9 @@ def head() -> str:
 
 
 def changed_code() -> list[str]:
-    """The files of the code that differ from the commit, new ones included."""
+    """The files of the code that differ from the commit, new ones included; of very many the first."""
     lines = _git("status", "--porcelain", "--", *CODE, *NOT_CODE).splitlines()
-    return [line[3:] for line in lines]
+    return [line[3:] for line in lines[:MOST]]
 
 
 def _git(*words: str) -> str:

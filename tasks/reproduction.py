@@ -65,7 +65,7 @@ def checked_out(recorded: Document, folder: Path, *, present: bool) -> Iterator[
             "bring it with `git fetch`, or take the code as it is: --with-present-code"
         )
     try:
-        yield place
+        yield place / _git("rev-parse", "--show-prefix").stdout.strip()  # where the checkout is part of a larger one
     finally:
         _git("worktree", "remove", "--force", str(place))
 
