@@ -30,8 +30,8 @@ def record(
     }
 
 
-def differences(recorded: Mapping[str, Any], model: Any, tokenizer: Any) -> list[str]:
-    """A sentence for each probe on which a model differs from the record; empty where it is the same model.
+def difference(recorded: Mapping[str, Any], model: Any, tokenizer: Any) -> str:
+    """Where a model differs from the record, in a sentence; empty where it is the same model.
 
     A loss may differ by TOLERANCE, the answers of TIES probes in whole. Raises ValueError for a record without probes,
     which would agree with anything.
@@ -40,15 +40,13 @@ def differences(recorded: Mapping[str, Any], model: Any, tokenizer: Any) -> list
     if not rows:
         raise ValueError("the record holds no probes; nothing can be compared with it")
     found = record(model, tokenizer, rows, max_new_tokens=recorded["max_new_tokens"])["probes"]
-    pairs = list(enumerate(zip(rows, found, strict=True), start=1))
-    losses = [
-        f"probe {number}: loss {now['loss']:.4f} where training ended with {before['loss']:.4f}"
-        for number, (before, now) in pairs
-        if not abs(before["loss"] - now["loss"]) <= TOLERANCE
-    ]
-    answers = [
-        f"probe {number}: answers {now['output']!r} where training ended with {before['output']!r}"
-        for number, (before, now) in pairs
-        if before["output"] != now["output"]
-    ]
-    return losses + (answers if len(answers) > TIES else [])
+    pairs = list(zip(rows, found, strict=True))
+    apart = [(a["loss"], b["loss"]) for a, b in pairs if not abs(a["loss"] - b["loss"]) <= TOLERANCE]
+    if apart:
+        before, now = apart[0]
+        return f"the loss of {len(apart)} of {len(rows)} probes differs, as {now:.4f} where training had {before:.4f}"
+    others = [(a["output"], b["output"]) for a, b in pairs if a["output"] != b["output"]]
+    if len(others) > TIES:
+        said, says = others[0]
+        return f"the answers to {len(others)} of {len(rows)} probes differ, as {says!r} where training had {said!r}"
+    return ""

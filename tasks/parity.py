@@ -25,7 +25,7 @@ def fresh() -> Iterator[Executor]:
 def check(process: Executor, name: str, number: str, folder: Path, recorded: Record | None) -> list[str]:
     """What is wrong with a version, loaded by MLflow and from the folder that the commands read; empty where nothing.
 
-    Without a record (a model that no stage here has trained) each form must still load and answer, and both alike.
+    Without a record (a model that no stage here has trained) each form must still load and have a loss.
     """
     return _ask(process, _check, name, number, folder, recorded)
 
@@ -49,11 +49,8 @@ def _check(name: str, number: str, folder: Path, recorded: Record | None) -> lis
     from tasks.generation import load
 
     uri = f"models:/{name}/{number}"
-    return [
-        f"{form}: {trouble}"
-        for form, loader in ((uri, lambda: _flavour(uri)), (str(folder), lambda: load(folder)))
-        for trouble in _troubles(loader, recorded)
-    ]
+    forms = {"MLflow's own form": lambda: _flavour(uri), "the folder for the commands": lambda: load(folder)}
+    return [f"{form}: {trouble}" for form, loader in forms.items() if (trouble := _trouble(loader, recorded))]
 
 
 def _smoke(name: str, alias: str, number: str, recorded: Record | None) -> list[str]:
@@ -62,7 +59,8 @@ def _smoke(name: str, alias: str, number: str, recorded: Record | None) -> list[
     found = str(tracking.client().get_model_version_by_alias(name, alias).version)
     if found != number:
         return [f"{name}@{alias} is version {found}, not {number}"]
-    return _troubles(lambda: _flavour(f"models:/{name}@{alias}"), recorded)
+    trouble = _trouble(lambda: _flavour(f"models:/{name}@{alias}"), recorded)
+    return [trouble] if trouble else []
 
 
 def _flavour(uri: str) -> tuple[Any, Any]:
@@ -76,15 +74,15 @@ def _flavour(uri: str) -> tuple[Any, Any]:
     return loaded["model"].eval().to(pick_device("auto")), loaded["tokenizer"]
 
 
-def _troubles(loader: Any, recorded: Record | None) -> list[str]:
-    from models.exported import differences, record
+def _trouble(loader: Any, recorded: Record | None) -> str:
+    from models.exported import difference, record
 
     try:
         model, tokenizer = loader()
         if recorded is not None:
-            return differences(recorded, model, tokenizer)
+            return difference(recorded, model, tokenizer)
         said = record(model, tokenizer, [{"prompt": [{"role": "user", "content": "Hello"}], "answer": "Hello."}])
     except Exception as error:  # whatever it is, the model cannot be used, and that is the finding
-        return [f"cannot be used: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"]
+        return f"cannot be used: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     loss = said["probes"][0]["loss"]
-    return [] if loss < float("inf") else [f"its loss is {loss}"]
+    return "" if loss < float("inf") else f"its loss is {loss}"

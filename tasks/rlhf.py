@@ -110,7 +110,7 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
     )  # fmt: skip
     figures = training.run(trainer, folder)
     probes = [{"prompt": asked(row), "answer": row["response"]} for row in rows]
-    training.record_export(trainer.model, tokenizer, probes, folder)
+    training.record_export(trainer, tokenizer, probes, folder)
     merged = trainer.model.merge_and_unload()
     merged.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")

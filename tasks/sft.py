@@ -144,7 +144,7 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     trainer = _trainer(model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, rates=rates)
     figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step)
     probes = [{"prompt": row["prompt"], "answer": row["completion"][0]["content"]} for row in rows]
-    training.record_export(trainer.model, tokenizer, probes, folder)
+    training.record_export(trainer, tokenizer, probes, folder)
     _save_adapter(trainer.model, folder / "adapter", base.parent.name)
     merged = trainer.model.merge_and_unload()
     merged.save_pretrained(folder / "model")

@@ -93,10 +93,14 @@ def quiet() -> None:
     datasets.disable_progress_bars()
 
 
-def record_export(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """`export.json`: what the trained model says, before it is merged and saved. Rows hold `prompt` and `answer`."""
+def record_export(trainer: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """`export.json`: what the trained model says, before it is merged and saved. Rows hold `prompt` and `answer`.
+
+    In the precision of its weights, as an export runs, and not in the bf16 that accelerate wraps its forward in.
+    """
     from models.exported import record
 
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     said = json.dumps(record(model, tokenizer, rows), ensure_ascii=False, indent=1)
     (folder / EXPORT).write_text(said + "\n", encoding="utf-8")
 

@@ -9,7 +9,7 @@ from tasks.artifacts import Checkpoint, EvaluationReport, RegisteredModel
 from tasks.gate import Gate
 from tasks.promotion import Contest
 from tasks.settings import Execution
-from tasks.training import record_export
+from tasks.training import EXPORT
 
 GATE = Gate(min_items=20, min_texts=20, draws=200, toxicity=0.1, latency_ratio=None)
 LINEAGE = {"data_digest": "d1", "git_commit": "c0ffee"}
@@ -19,6 +19,7 @@ EXECUTION = Execution(threads=1, processes=1, device="cpu")
 def model(folder: Path, seed: int) -> Checkpoint:
     """A tiny model with random weights of a seed, as a training stage leaves it."""
     from models.architectures import Dimensions, build
+    from models.exported import record
     from models.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["a small river in the north"] * 9, vocabulary=300, context=64)
@@ -28,7 +29,7 @@ def model(folder: Path, seed: int) -> Checkpoint:
     made.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     rows = [{"prompt": [{"role": "user", "content": f"river {n}"}], "answer": "a small river"} for n in range(8)]
-    record_export(made, tokenizer, rows, folder)
+    (folder / EXPORT).write_text(json.dumps(record(made, tokenizer, rows)))
     digest = steps.folder_digest(steps.hash_files(folder))
     return Checkpoint(stage="rlhf", name="grpo", key=f"model-{seed}", digest=digest, path=folder)
 

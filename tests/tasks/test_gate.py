@@ -7,7 +7,7 @@ import pytest
 from tasks.errors import RegistryError
 from tasks.gate import Gate, Pair, decide, judge
 from tasks.latency import Latency
-from tasks.rival import Rival
+from tasks.rival import Rival, of_model, of_row
 
 GATE = Gate(min_items=20, min_texts=20, draws=200, toxicity=0.1)
 N = 40
