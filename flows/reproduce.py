@@ -123,6 +123,8 @@ def table(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _step_line(row: Mapping[str, Any]) -> str:
+    if row["same"] and row["found"] != row["recorded"]:
+        return f"{row['step']:<24} the same metrics, other findings beside them"
     if row["same"]:
         return f"{row['step']:<24} {row['found'][:16]} identical"
     why = "; ".join([*row["why"], *row["platform"]][:3])

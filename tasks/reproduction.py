@@ -133,10 +133,15 @@ def environment(code: Path, folder: Path, data_key: str) -> dict[str, str]:
 def compare(recorded: Document, store: Path) -> list[dict[str, Any]]:
     """Every recorded step beside the one of a store that stands for it, parents first.
 
-    `same` is None where the store has none; `why` says what else differs: its code, recipe, platform.
+    `same` is None where the store has none; `why` says what else differs: its code, recipe, platform. The report of
+    the evaluation is the same where all its metrics are: what else it says depends on the data and models at hand.
     """
     found = _finished(store)
     rows = [_row(step, _counterpart(step, found)) for step in recorded["steps"]]
+    judged = _evaluated(recorded, store)
+    for step, row in zip(recorded["steps"], rows, strict=True):
+        if step["key"] == recorded["evaluation"]["key"] and judged and judged == recorded["evaluation"]["rows"]:
+            row["same"] = True
     return [row for row in rows if row["found"] or row["step"].split("/")[0] not in BEFORE_DATA or not _has_data(rows)]
 
 
@@ -157,7 +162,10 @@ def verdict(rows: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, A
     """
     first = next((row for row in rows if not row["same"]), None)
     if first is None:
-        return _said(IDENTICAL, "", f"all {len(rows)} steps gave the recorded content, bit for bit")
+        apart = [row["step"] for row in rows if row["found"] != row["recorded"]]
+        more = f"; {', '.join(apart)} the recorded metrics, among other findings" if apart else ""
+        count = f"all {len(rows)}" if not apart else f"{len(rows) - len(apart)} of {len(rows)}"
+        return _said(IDENTICAL, "", f"{count} steps gave the recorded content, bit for bit{more}")
     step = first["step"]
     if first["found"] is None:
         return _said(FAILED, step, f"the run ended before {step}")

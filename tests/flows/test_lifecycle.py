@@ -141,7 +141,7 @@ def test_a_registered_model_is_made_again_bit_for_bit_from_its_lineage_alone(
     assert found["outcome"] == "identical", found["says"]
     assert (found["exit_code"], found["data"].split(", ")[1]) == (0, "from its DVC version")
     assert [row["step"] for row in found["steps"] if row["step"] in STAGES] == list(STAGES)
-    assert {row["recorded"] for row in found["steps"]} == {row["found"] for row in found["steps"]}
+    assert all(row["recorded"] == row["found"] for row in found["steps"] if row["step"] != "evaluate/compare")
     assert all(each["recorded"] == each["found"] for each in found["metrics"])
 
     made = Path(found["folder"]) / "home" / "store"

@@ -111,6 +111,21 @@ def test_other_code_that_gives_the_same_content_is_a_reproduction(recorded, reru
     assert judged(recorded, rerun({"rlhf/grpo": step("rlhf/grpo", code="c2")}))["outcome"] == "identical"
 
 
+def test_a_report_with_the_same_metrics_is_the_same_whatever_else_it_found(recorded, rerun):
+    rows = recorded["evaluation"]["rows"]["aligned"]
+    store = rerun({"evaluate/compare": step("evaluate/compare", digest="x")})
+    assert judged(recorded, store)["outcome"] == "different"  # the store's figures have no intervals
+    (figures,) = store.glob("evaluate/*/metrics.json")
+    figures.write_text(json.dumps({"rows": {"aligned": rows}, "contamination": "other"}))
+    found = judged(recorded, store)
+    assert (found["outcome"], found["says"].split("; ")[1][:36]) == (
+        "identical",
+        "evaluate/compare the recorded metrics"[:36],
+    )
+    rows["score"] = {**rows["score"], "mean": 0.51}
+    assert judged(recorded, store)["first"] == "evaluate/compare"
+
+
 def test_a_run_that_ended_early_is_a_failure_that_names_where(recorded, rerun):
     found = judged(recorded, rerun({"rlhf/grpo": None, "evaluate/compare": None}))
     assert (found["outcome"], found["reproduced"], found["first"]) == ("failed", False, "rlhf/grpo")
