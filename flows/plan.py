@@ -186,7 +186,7 @@ def _retrain(plan: Plan, p: Parameters) -> None:
     pairs = plan.add(preferences.step(p["preferences"], tuned, learnt))
     judge = plan.add(reward.step(p["reward"], tuned, pairs, learnt))
     aligned = plan.add(rlhf.step(p["rlhf"], tuned, judge, learnt))
-    models = {"champion": before.model.key, "sft": tuned, "aligned": aligned}
+    models = {"parent" if p["parent"] else "champion": before.model.key, "sft": tuned, "aligned": aligned}
     report = _evaluation(plan, p["evaluation"], models, dataset, judge, pretrain.PretrainRecipe())
     _registered(plan, p, aligned, report)
 

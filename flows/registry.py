@@ -62,7 +62,7 @@ def registry(
         return of_model(made.path)
 
     lineage = trace(candidate, measured, data, made_by) | ({PARENT: parent} if parent else {})
-    contest = Contest(measured.path, gate, execution, again)
+    contest = Contest(measured.path, gate, execution, again, evaluation.max_new_tokens)
     registered = judge(register(candidate, measured, name=name, gate=gate, lineage=lineage), contest)
     if approval.required and registered.summary["verdict"] == PASSED:
         no = refusal(registered, approval)

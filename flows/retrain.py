@@ -87,12 +87,13 @@ def retrain(
         pairs = sample_preferences(tuned, learnt, preferences, execution)
         judge = train_reward(tuned, pairs, learnt, reward, execution)
         aligned = align(tuned, judge, learnt, rlhf, execution)
-        models = {"champion": before.reference, "sft": str(tuned.path), "aligned": str(aligned.path)}
+        row = "parent" if parent else "champion"  # the gate takes a row of that name for the champion
+        models = {row: before.reference, "sft": str(tuned.path), "aligned": str(aligned.path)}
         keys = dataset.key, judge.key
         measured = evaluate(models, *keys, evaluation, execution=execution)
         registered = registry(
             str(aligned.path), measured.key, *keys, name, gate, approval, evaluation, parent=before.version,
-            execution=execution, made_by=made_by.exactly(parent=before.version),
+            execution=execution, made_by=made_by,
         )  # fmt: skip
         parts = {"data": dataset, "tokenizer": vocabulary, "sft": tuned, "aligned": aligned, "pairs": pairs,
                  "reward": judge, "evaluation": measured, "registered": registered}  # fmt: skip

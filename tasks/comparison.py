@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks import steps
 from tasks.artifacts import Artifact, Dataset, EvaluationReport
-from tasks.contamination import examine
+from tasks.contamination import Passages, examine
 from tasks.errors import SourceError
 from tasks.evaluation import ITEM_METRICS, EvaluationRecipe, cut, score_answers, shown
 from tasks.rival import FIGURES, ITEMS, METRICS, TEXTS
@@ -80,7 +80,7 @@ def _compare(
         "items": len(rows),
         "yardstick": _yardstick(figures),
         "parameters": {name: figures[name]["parameters"] for name in figures},
-        "contamination": examine(models, dataset, _held_out(rows, figures, dataset.path, recipe)),
+        "contamination": examine(models, dataset, *_held_out(rows, figures, dataset.path, recipe)),
         "columns": list(COLUMNS),
         "rows": {name: _row(rows, outputs[name], scores[name], figures.get(name, {}), recipe) for name in outputs},
         "comparisons": [claim for claim in (_claim(scores, *claim, recipe) for claim in CLAIMS) if claim],
@@ -109,12 +109,15 @@ def _side_by_side(
 
 def _held_out(
     rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]], dataset: Path, recipe: EvaluationRecipe
-) -> list[list[str]]:
-    """The passages of each item and each document that the models were measured on."""
+) -> tuple[Passages, Passages]:
+    """The passages of each item, and of each document, that the models were measured on."""
     asked = {text["id"] for text in next(iter(figures.values()))["texts"]}
     path = dataset / "text" / f"{recipe.split}.jsonl"
-    texts = [[cut(row["text"], recipe.text_bytes)] for row in read(path) if row["id"] in asked] if asked else []
-    return [[row[part] for part in CONTENT["instructions"]] for row in rows] + texts
+    texts = (row for row in read(path) if row["id"] in asked) if asked else ()
+    return (
+        {row["id"]: [row[part] for part in CONTENT["instructions"]] for row in rows},
+        {row["id"]: [cut(row["text"], recipe.text_bytes)] for row in texts},
+    )
 
 
 def _yardstick(figures: Mapping[str, Mapping[str, Any]]) -> str:

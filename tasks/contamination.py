@@ -17,35 +17,45 @@ HELD_OUT = "held-out"
 RUNS = {"overlap_words": 13, "common_runs": 10}  # of a data set that does not say
 
 
-def examine(models: Mapping[str, Artifact], dataset: Dataset, items: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """For each row: how many items stand in its training data, examples, the data looked at, and what could not be.
+Passages = Mapping[str, Sequence[str]]  # of each held-out item or document, by its id
 
-    `items` are the passages of each held-out item, `models` the evaluations. The data are the present data set's
-    training side and that of every other data set behind the model that still lies in the store; what runs of words
-    are contamination, the present data set's recipe says.
+
+def examine(models: Mapping[str, Artifact], dataset: Dataset, items: Passages, texts: Passages) -> dict[str, Any]:
+    """For each row what of the held-out items and documents stands in its training data, and what could not be seen.
+
+    `contaminated` counts what the present data set's training side holds, `earlier` what only that of another data set
+    behind the model does, where it still lies in the store; `left_out` names both. What runs of words are
+    contamination, the present data set's recipe says.
     """
     recipe = (steps.read_manifest(dataset.path) or {}).get("identity", {}).get("recipe", {})
     runs = {name: recipe.get(name, default) for name, default in RUNS.items()}
-    seen: dict[Path, dict[int, str]] = {}
-    return {row: _of_row(artifact.key, dataset, items, runs, seen) for row, artifact in models.items()}
+    passages, seen = [*items.values(), *texts.values()], dict[Path, dict[int, str]]()
 
-
-def _of_row(
-    key: str,
-    dataset: Dataset,
-    items: Sequence[Sequence[str]],
-    runs: Mapping[str, int],
-    seen: dict[Path, dict[int, str]],
-) -> dict[str, Any]:
-    folders, unchecked = data_behind(key)
-    found: dict[int, str] = {}
-    for folder in dict.fromkeys([dataset.path, *folders]):
+    def met(folder: Path) -> dict[int, str]:
         if folder not in seen:
-            seen[folder] = shared(folder, items, **runs)
-        found = seen[folder] | found
-    data = [dataset.key, *(folder.name for folder in folders if folder != dataset.path)]
-    examples = [example for example in dict.fromkeys(found.values()) if example][:EXAMPLES]
-    return {"items": len(items), "contaminated": len(found), "examples": examples, "data": data, "unchecked": unchecked}
+            seen[folder] = shared(folder, passages, **runs)
+        return seen[folder]
+
+    def of_row(key: str) -> dict[str, Any]:
+        folders, unchecked = data_behind(key)
+        now, before = met(dataset.path), [folder for folder in folders if folder != dataset.path]
+        found = {number: run for folder in (*reversed(before), dataset.path) for number, run in met(folder).items()}
+        ids = [*items, *texts]
+        return {
+            "items": len(items),
+            "texts": len(texts),
+            "contaminated": len(now),
+            "earlier": len(found) - len(now),
+            "left_out": {
+                "items": [ids[number] for number in sorted(found) if number < len(items)],
+                "texts": [ids[number] for number in sorted(found) if number >= len(items)],
+            },
+            "examples": [run for run in dict.fromkeys(found.values()) if run][:EXAMPLES],
+            "data": [dataset.key, *(folder.name for folder in before)],
+            "unchecked": unchecked,
+        }
+
+    return {row: of_row(artifact.key) for row, artifact in models.items()}
 
 
 def data_behind(key: str) -> tuple[list[Path], list[str]]:
@@ -62,8 +72,16 @@ def data_behind(key: str) -> tuple[list[Path], list[str]]:
         waiting = {origin for each in lost if (origin := catalogue.origin(each))} - known.keys() - missing
     gone = sorted(each for each in missing if not catalogue.origin(each))
     unchecked = [f"step {each} is not in the store; the data behind it were not looked at" for each in gone]
-    folders = [home() / "store" / "data" / each for each, m in known.items() if m["identity"]["stage"] == "data"]
-    return folders, unchecked
+    folders = [home() / "store" / made["identity"]["stage"] / each for each, made in known.items()]
+    return [folder for folder in folders if any(_sides(folder))], unchecked
+
+
+def _sides(data: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """The training files of a data set, whatever stage made it, with the fields that hold their content."""
+    for name, parts in CONTENT.items():
+        path = data / name / "train.jsonl"
+        if path.exists():
+            yield path, parts
 
 
 def shared(data: Path, items: Sequence[Sequence[str]], *, overlap_words: int, common_runs: int) -> dict[int, str]:
@@ -87,8 +105,7 @@ def shared(data: Path, items: Sequence[Sequence[str]], *, overlap_words: int, co
 
 def _training(data: Path) -> Iterator[str]:
     """Each passage of the training side but code, whose lines are no quotations."""
-    for name, parts in CONTENT.items():
-        path = data / name / "train.jsonl"
-        for row in read(path) if path.exists() else ():
+    for path, parts in _sides(data):
+        for row in read(path):
             if (row.get("domain") or row["kind"]) != "code":
                 yield from (row[part] for part in parts)

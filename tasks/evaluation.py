@@ -55,7 +55,7 @@ def evaluate_model(
     """`items.jsonl`: the model's greedy answer to each held-out item with its scores; `figures.json`: the rest.
 
     `mixture` gives the shares of the domains in the held-out text that shows forgetting. Raises TrainingDivergedError
-    for a model whose losses are no numbers.
+    for a model, or a reward model, whose figures are no finite numbers.
     """
     this = model_step(recipe, name, model.key, dataset.key, reward.key if reward else "", mixture)
 
@@ -200,15 +200,17 @@ def _answered(
     if reward is not None:
         judge, judge_tokenizer = load_reward(reward.model, device)
         answered = [[*chat, {"role": "assistant", "content": text}] for chat, text in zip(chats, outputs, strict=True)]
-        for entry, value in zip(scores, rewards(judge, judge_tokenizer, answered), strict=True):
+        values = rewards(judge, judge_tokenizer, answered)
+        _check_finite(reward, values)
+        for entry, value in zip(scores, values, strict=True):
             entry["reward"] = value
     return outputs, scores
 
 
-def _check_finite(model: Checkpoint, losses: Sequence[float]) -> None:
-    if unfit := sum(not math.isfinite(loss) for loss in losses):
+def _check_finite(model: Checkpoint, values: Sequence[float]) -> None:
+    if unfit := sum(not math.isfinite(value) for value in values):
         raise TrainingDivergedError(
-            f"{model.stage}/{model.name} at {model.path} gives {unfit} of {len(losses)} losses that are no finite "
+            f"{model.stage}/{model.name} at {model.path} gives {unfit} of {len(values)} values that are no finite "
             "numbers: its training has diverged; lower its learning rate and train it again"
         )
 

@@ -50,7 +50,7 @@ class Gate(BaseModel):
         1.25, gt=0, description="Seconds an answer over the champion's, less than so much (null: not asked)."
     )
     max_contaminated: int | None = Field(
-        0, ge=0, description="Held-out items that also stand in the training data, at most (null: not asked)."
+        0, ge=0, description="Held-out items and documents in the present training data, at most (null: not asked)."
     )
     min_items: int = Field(200, ge=1, description="Fewer held-out items decide nothing.")
     min_texts: int = Field(50, ge=1, description="Fewer held-out documents say nothing of forgetting.")
@@ -72,16 +72,21 @@ def decide(report: Path, rival: Rival | None, gate: Gate, *, latency: Latency | 
 
     A row `champion` of the report takes its place. Every condition has to hold, each by its own interval: as an
     intersection-union test (Berger 1982), that promotes a model which breaks any one of them with a probability of at
-    most (1 - level) / 2, with no correction for their number. What cannot be measured fails; what was not asked is in
-    `skipped`. Raises RegistryError where the report lacks a row or metric that the gate asks for, and where the
-    champion was measured by another yardstick.
+    most (1 - level) / 2, with no correction for their number. Items that stand in training data behind the candidate,
+    or behind a champion that is a row, are left out of every comparison. What cannot be measured fails; what was not
+    asked is in `skipped`. Raises RegistryError where the report lacks a row or metric that the gate asks for, and where
+    the champion was measured by another yardstick.
     """
     candidate, reference = of_row(report, gate.candidate), of_row(report, gate.reference)
     champion = of_row(report, CHAMPION) if has_row(report, CHAMPION) else rival
     if champion is not None:
         _comparable(champion, candidate)
-    pair = Pair(candidate, champion or reference, CHAMPION if champion else gate.reference)
-    return judge(pair, reference, _contamination(report, gate.candidate), latency, gate)
+    found = _contamination(report, gate.candidate)
+    judged, rival, reference = (
+        each.without(**found["left_out"]) for each in (candidate, champion or reference, reference)
+    )
+    pair = Pair(judged, rival, CHAMPION if champion else gate.reference)
+    return judge(pair, reference, found, latency, gate)
 
 
 def judge(
@@ -110,7 +115,11 @@ def _comparable(champion: Rival, candidate: Rival) -> None:
 
 
 def _contamination(report: Path, row: str) -> dict[str, Any]:
-    return json.loads((report / METRICS).read_text(encoding="utf-8")).get("contamination", {}).get(row, {})
+    """What the report found for a row; `left_out` names also what the champion, if it is a row, was trained on."""
+    found = json.loads((report / METRICS).read_text(encoding="utf-8")).get("contamination", {})
+    both = [found.get(name, {}).get("left_out", {}) for name in (row, CHAMPION)]
+    left = {kind: sorted({each for one in both for each in one.get(kind, [])}) for kind in ("items", "texts")}
+    return {**found.get(row, {}), "left_out": left}
 
 
 def _conditions(
@@ -215,7 +224,11 @@ def _contaminated(found: Mapping[str, Any], gate: Gate) -> Iterator[Check | str]
     if gate.max_contaminated is None:
         yield "contamination: not asked, the gate's `max_contaminated` is null"
         return
-    yield _at_most("contaminated items", found.get("contaminated"), gate.max_contaminated)
+    check = _at_most("contaminated items", found.get("contaminated"), gate.max_contaminated)
+    left = sum(map(len, found.get("left_out", {}).values()))
+    yield (
+        check.model_copy(update={"note": f"{left} stand in data behind the models and are left out"}) if left else check
+    )
     for missing in found.get("unchecked", []):
         yield f"contamination: {missing}"
 

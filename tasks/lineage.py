@@ -42,10 +42,6 @@ class Origin(BaseModel):
     parameters: dict[str, Any] = Field({}, description="All of them, as JSON.")
     code: dict[str, Any] = Field({}, description="Commit and state of the code when it started.")
 
-    def exactly(self, **values: Any) -> "Origin":
-        """With parameters given that named something which moves: NAME/VERSION for an alias, a key for `latest`."""
-        return self.model_copy(update={"parameters": {**self.parameters, **values}})
-
 
 def origin() -> Origin:
     """The running flow with its parameters, defaults included; one that names nothing outside of a flow.

@@ -25,7 +25,7 @@ from tasks.catalogue import CHALLENGER, CHAMPION, PASSED, PREVIOUS, PROMOTED, RE
 from tasks.errors import GateError, RegistryError, UsageError
 from tasks.gate import Gate, decide
 from tasks.latency import Latency, measure_latency
-from tasks.rival import REPORT, Rival, of_row, yardstick
+from tasks.rival import REPORT, Rival, has_row, of_row, yardstick
 from tasks.settings import Execution, project
 from tasks.training import EXPORT
 from tasks.verdict import Verdict, figure
@@ -47,6 +47,7 @@ class Contest:
     gate: Gate
     execution: Execution
     again: Again
+    answer_tokens: int = 24  # of the longest answer that is timed
 
 
 @task(task_run_name="judge {registered.name}", cache_policy=NO_CACHE)
@@ -163,7 +164,7 @@ def _recover(name: str) -> None:
 
 def _judge(version: "ModelVersion", contest: Contest) -> "ModelVersion":
     champion = _aliased(version.name, CHAMPION)
-    rival = _rival(champion, contest) if champion else None
+    rival = _rival(champion, contest) if champion and not has_row(contest.report, CHAMPION) else None
     timed = _timed(version, champion, contest) if champion and contest.gate.latency_ratio is not None else None
     verdict = decide(contest.report, rival, contest.gate, latency=timed)
     tags = {
@@ -212,7 +213,7 @@ def _rival(champion: "ModelVersion", contest: Contest) -> Rival:
 
 def _timed(version: "ModelVersion", champion: "ModelVersion", contest: Contest) -> Latency:
     folders = catalogue.folder_of(version), catalogue.folder_of(champion)
-    return measure_latency(*folders, contest.report, contest.execution)
+    return measure_latency(*folders, contest.report, contest.execution, max_new_tokens=contest.answer_tokens)
 
 
 def _promote(version: "ModelVersion", contest: Contest) -> "ModelVersion":

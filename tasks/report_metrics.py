@@ -52,10 +52,12 @@ def _contamination(found: Mapping[str, Any]) -> list[Prose | Points]:
     """How many of the held-out items stand in the training data, and what could not be looked at."""
     if not found:
         return []
-    worst = max(found, key=lambda row: found[row]["contaminated"])
-    count, items = found[worst]["contaminated"], found[worst]["items"]
-    said = f"{count:,} (of {worst})" if count else "none"
-    prose = Prose(f"Of {items:,} held-out items and documents, {said} also stand in the data of training.")
+    worst = max(found, key=lambda row: found[row]["contaminated"] + found[row]["earlier"])
+    now, before = found[worst]["contaminated"], found[worst]["earlier"]
+    said = f"{now:,} stand in the training data and {before:,} in earlier training data (of {worst})"
+    said = said if now or before else "none stands in training data"
+    measured_on = f"{found[worst]['items']:,} held-out items and {found[worst]['texts']:,} documents"
+    prose = Prose(f"Of {measured_on}, {said}; the gate leaves such items out.")
     unchecked = sorted({sentence for row in found.values() for sentence in row.get("unchecked", [])})
     return [prose, *([Points(unchecked)] if unchecked else [])]
 

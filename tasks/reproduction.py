@@ -98,7 +98,7 @@ def lay_data(recorded: Document, target: Path) -> bool:
 
 
 def bring_parent(recorded: Document, parent: "ModelVersion", target: Path) -> None:
-    """Registers the version that a model continues in the registry of another home, under its own number.
+    """Registers the version that a model continues in another home's registry: with its number, and as the champion.
 
     Its data come along where the model's steps read them. Raises RegistryError where its weights are not those that
     its own record names.
@@ -201,6 +201,7 @@ def _register(version: "ModelVersion", folder: Path) -> None:
                 store.create_model_version(name, f"models:/{model_id}", run.id, tags=tags, model_id=model_id)
     for number in range(1, int(version.version)):
         store.delete_model_version(name, str(number))
+    store.set_registered_model_alias(name, catalogue.CHAMPION, str(version.version))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,13 @@ class Rival(BaseModel):
     items: dict[str, dict[str, float]] = Field(description="By the item's id: each metric of its answer.")
     texts: dict[str, float] = Field(description="By the document's id: bits per byte.")
     parameters: int | None = Field(description="How many the model has; none for a rule.")
+
+    def without(self, items: Iterable[str], texts: Iterable[str]) -> "Rival":
+        """The same but for some items and documents."""
+        gone = frozenset(items), frozenset(texts)
+        left = {each: scores for each, scores in self.items.items() if each not in gone[0]}
+        read = {each: bits for each, bits in self.texts.items() if each not in gone[1]}
+        return self.model_copy(update={"items": left, "texts": read})
 
 
 def of_model(evaluation: Path) -> Rival:

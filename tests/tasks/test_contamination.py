@@ -57,12 +57,15 @@ def test_the_data_of_an_ancestor_count_and_what_is_gone_is_said(tmp_path):
     secret = json.loads((older.path / "text" / "train.jsonl").read_text().splitlines()[0])["text"] + f" {LONG}"
     with (older.path / "text" / "train.jsonl").open("a") as file:
         file.write(json.dumps({"id": "leak", "domain": "encyclopaedia", "text": secret}) + "\n")
-    found = contamination.examine({"sft": evaluated}, present, ITEMS)["sft"]
-    assert (found["items"], found["contaminated"], found["unchecked"]) == (3, 1, [])
+    held_out = {"a": ITEMS[0], "b": ITEMS[1]}, {"a": [LONG], "c": ITEMS[2]}
+    found = contamination.examine({"sft": evaluated}, present, *held_out)["sft"]
+    assert [found[name] for name in ("items", "texts", "contaminated", "earlier")] == [2, 2, 0, 2]
+    assert found["left_out"] == {"items": ["b"], "texts": ["a"]}
     assert found["data"] == [present.key, older.key]
+    assert found["unchecked"] == []
     shutil.rmtree(older.path)
-    gone = contamination.examine({"sft": evaluated}, present, ITEMS)["sft"]
-    assert gone["contaminated"] == 0
+    gone = contamination.examine({"sft": evaluated}, present, *held_out)["sft"]
+    assert (gone["contaminated"], gone["earlier"]) == (0, 0)
     assert gone["unchecked"] == [f"step {older.key} is not in the store; the data behind it were not looked at"]
 
 
@@ -79,5 +82,5 @@ def test_runs_of_words_are_what_the_data_recipe_says(monkeypatch, tmp_path):
     monkeypatch.setattr(contamination, "shared", lambda *_, **runs: seen.append(runs) or {})
     (tmp_path / "manifest.json").write_text(json.dumps({"identity": {"recipe": {"overlap_words": 8}}}))
     dataset = Dataset(stage="data", name="dataset", key="k", digest="d", path=tmp_path)
-    contamination.examine({"a": dataset}, dataset, ITEMS)
+    contamination.examine({"a": dataset}, dataset, {"a": ITEMS[0]}, {})
     assert seen == [{"overlap_words": 8, "common_runs": 10}]

@@ -77,7 +77,7 @@ def test_what_changes_a_score_is_another_yardstick(model, data, change):
 
 
 def test_a_model_that_has_diverged_is_refused(model, data):
-    with pytest.raises(TrainingDivergedError, match=r"rlhf/nan at .* gives 32 of 32 losses that are no finite numbers"):
+    with pytest.raises(TrainingDivergedError, match=r"rlhf/nan at .* gives 32 of 32 values that are no finite numbers"):
         evaluated(model("nan", spoil=True), data)
 
 
@@ -92,7 +92,7 @@ def test_the_report_of_two_models_is_what_the_gate_reads(model, data, monkeypatc
     assert metrics["rows"]["aligned"]["bits_per_byte"]["n"] == 12
     assert metrics["rows"]["aligned"]["toxic"]["mean"] == 0
     assert "bits_per_byte" not in metrics["rows"]["human"]
-    assert metrics["contamination"]["sft"]["items"] == 32
+    assert [metrics["contamination"]["sft"][name] for name in ("items", "texts")] == [20, 12]
     assert metrics["contamination"]["sft"]["unchecked"] == [
         "step sft is not in the store; the data behind it were not looked at"
     ]

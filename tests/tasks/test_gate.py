@@ -140,11 +140,12 @@ def test_a_champion_is_compared_item_by_item_and_first_gains_no_longer_count(tmp
     ("change", "name"),
     [
         ({"texts": lambda n: bits(n, 0.11)}, "bits per byte against champion"),
-        ({"texts": lambda n: bits(n, 0.4 * (n % 2))}, "bits per byte against champion"),
+        ({"texts": lambda n: bits(n, 0.8 * (n % 10 == 0))}, "bits per byte against champion"),
         ({"texts": lambda n: math.nan if n == 7 else bits(n)}, "bits per byte against champion"),
         ({"parameters": 1501}, "parameters over champion"),
         ({"parameters": None}, "parameters over champion"),
         ({"contaminated": 1}, "contaminated items"),
+        ({"contaminated": None}, "contaminated items"),
     ],
 )
 def test_each_guard_alone_refuses_a_better_model(tmp_path, change, name):
@@ -190,6 +191,14 @@ def test_without_a_champion_the_reference_may_be_timed_in_its_place(tmp_path):
     assert failed(slow) == ["latency over sft"]
 
 
+def test_a_length_that_may_lie_outside_is_refused(tmp_path):
+    def uneven(n):
+        return scores(float(n % 4 > 0), chars=38 if n % 2 else 2)  # mean 20, two thirds of the others
+
+    folder = report(tmp_path, {"sft": sft, "aligned": uneven})
+    assert failed(decide(folder, None, GATE)) == ["length over sft"]
+
+
 def test_what_is_not_asked_is_said(tmp_path):
     silent = dict.fromkeys(("forgetting", "toxicity", "size_ratio", "latency_ratio", "max_contaminated"))
     folder = report(tmp_path, {"sft": sft, "aligned": aligned})
@@ -215,6 +224,25 @@ def test_a_row_of_the_report_that_is_the_champion_goes_before_all_else(tmp_path)
     for other in (None, champion(sft)):
         verdict = decide(folder, other, GATE, latency=FAST)
         assert failed(verdict) == ["score against champion"]
+
+
+def test_what_a_model_was_trained_on_is_left_out_of_the_comparison(tmp_path):
+    def leaked(n):
+        return scores(1.0, rouge=1.0) if n < 12 else sft(n)
+
+    folder = report(tmp_path, {"sft": sft, "aligned": leaked, "champion": sft})
+    assert decide(folder, None, GATE, latency=FAST).promote
+    metrics = json.loads((folder / "metrics.json").read_text())
+    known = {"candidate": [f"i{n:02}" for n in range(10)], "champion": [f"i{n:02}" for n in range(8, 12)]}
+    for row, ids in {"aligned": known["candidate"], "champion": known["champion"]}.items():
+        metrics["contamination"][row] |= {"left_out": {"items": ids, "texts": ["t00"]}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    verdict = decide(folder, None, GATE.model_copy(update={"toxicity": 0.2}), latency=FAST)
+    assert failed(verdict) == ["score against champion"]
+    values = {check.name: check.value for check in verdict.checks}
+    assert [values[f"held-out {what}"] for what in ("items", "documents")] == [28, 39]
+    assert values["score against champion"] == 0
+    assert verdict.checks[-1].note == "13 stand in data behind the models and are left out"
 
 
 def test_a_cost_improves_where_it_falls(tmp_path):

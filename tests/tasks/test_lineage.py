@@ -124,7 +124,7 @@ def test_outside_of_a_flow_nothing_made_it():
     assert lineage.origin().model_dump(exclude={"code"}) == lineage.Origin().model_dump(exclude={"code"})
 
 
-def test_inside_a_flow_its_parameters_are_recorded_and_what_moves_is_given_exactly(monkeypatch):
+def test_inside_a_flow_its_parameters_are_recorded_with_their_defaults(monkeypatch):
     from types import SimpleNamespace
 
     from prefect import flow
@@ -136,7 +136,11 @@ def test_inside_a_flow_its_parameters_are_recorded_and_what_moves_is_given_exact
 
     context = SimpleNamespace(flow=retrain, parameters={"data": "latest"})
     monkeypatch.setattr(FlowRunContext, "get", lambda: context)
-    found = lineage.origin().exactly(model="x/3")
+    found = lineage.origin()
     assert (found.flow, found.entrypoint) == ("retrain", f"{__name__}.retrain")
     assert found.code.keys() == {"commit", "dirty", "changed"}
-    assert found.parameters == {"model": "x/3", "data": "latest", "recipe": lineage.Origin(flow="a").model_dump()}
+    assert found.parameters == {
+        "model": "x@champion",
+        "data": "latest",
+        "recipe": lineage.Origin(flow="a").model_dump(),
+    }

@@ -84,7 +84,8 @@ def test_a_registered_parent_is_the_same_version_in_another_registry(model, repo
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert [each["version"] for each in catalogue.listing("parent")] == [2]
     assert catalogue.find("parent/2").tags["data_digest"] == "d1"
-    found = catalogue.resolve("parent/2")
+    found = catalogue.resolve("parent@champion")
+    assert found == catalogue.resolve("parent/2")
     assert found.is_relative_to(tmp_path / "elsewhere")
     before, after = (catalogue.checkpoint(each) for each in (registered.path, found))
     assert (after.key, after.digest, after.name) == (before.key, before.digest, before.name)

@@ -101,8 +101,14 @@ def metrics():
         "yardstick": "y",
         "parameters": {"base": 1_250_000, "sft": 1_250_000},
         "contamination": {
-            "sft": {"items": 1147, "contaminated": 0, "unchecked": []},
-            "aligned": {"items": 1147, "contaminated": 2, "unchecked": ["step x is not in the store"]},
+            "sft": {"items": 947, "texts": 200, "contaminated": 0, "earlier": 0, "unchecked": []},
+            "aligned": {
+                "items": 947,
+                "texts": 200,
+                "contaminated": 0,
+                "earlier": 2,
+                "unchecked": ["step x is not in the store"],
+            },
         },
         "columns": list(COLUMNS),
         "rows": {name: row(*figures) for name, figures in ROWS.items()},
@@ -275,7 +281,7 @@ def test_the_whole_report(parts, tmp_path):
     assert "| **met** | length over sft | 0.846 [0.820, 0.871] | within 0.6 and 1.4 |  |" in text
     assert "| **not met** | latency over champion | **was not measured** | below 1.25 | nobody timed the two |" in text
     assert "Not asked:\n\n- size: there is no champion to compare with" in text
-    assert "1,147 held-out items and documents, 2 (of aligned) also stand in the data of training." in text
+    assert "200 documents, 0 stand in the training data and 2 in earlier training data (of aligned); the gate" in text
     assert "- step x is not in the store" in text
     assert "| parameters | 1,250,000 |  | 1,250,000 |" in text
     assert "evergreen chat encyclopaedia " in text
