@@ -8,9 +8,10 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from flows import tables, versions
+from flows import queries, tables, versions
 from flows.tables import WIDTH
 from tasks.errors import EvergreenError, GateError, UsageError
 
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     from flows import deployments, doctor
 
     _prepare()
-    started = deployments.load(options.deployment)
+    started = deployments.chosen(options.deployment, options.parameters)
     doctor.require_home()
     server = _server()
     flow, parameters = deployments.configured(started, options.set)
@@ -81,7 +82,7 @@ def plan(options: argparse.Namespace) -> int:
     from flows import deployments
 
     _prepare()
-    chosen = deployments.load(options.deployment)
+    chosen = deployments.chosen(options.deployment, options.parameters)
     _, parameters = deployments.configured(chosen, options.set)
     from flows.plan import plan as steps_of
 
@@ -91,9 +92,21 @@ def plan(options: argparse.Namespace) -> int:
 
 def models(options: argparse.Namespace) -> int:
     _prepare()
-    from tasks.catalogue import listing
+    return _print(queries.models(options), options.json, lambda found: tables.models(found) or queries.nothing(options))
 
-    return _print(listing(options.name), options.json, tables.models)
+
+def lineage(options: argparse.Namespace) -> int:
+    _prepare()
+    return _print(queries.lineage(options.model), options.json, lambda found: tables.rows(queries.tree(found)))
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    _prepare()
+    from flows import reproduce as reproducing
+
+    found = reproducing.reproduce(options.model, reproducing.way_of(options))
+    _print(found, options.json, lambda _: tables.rows(reproducing.table(found)))
+    return FAILED if reproducing.failed(found) else 0
 
 
 def promote(options: argparse.Namespace) -> int:
@@ -145,7 +158,7 @@ def validate(options: argparse.Namespace) -> int:
 def data(options: argparse.Namespace) -> int:
     _prepare()
     found, rows = options.action(options)
-    return _print(found, options.json, lambda _: "\n".join(tables.row(head, text) for head, text in rows))
+    return _print(found, options.json, lambda _: tables.rows(rows))
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -175,7 +188,11 @@ def _parser() -> argparse.ArgumentParser:
     _deployment_command(commands, run, "run a deployment here and now; no server needed")
     planned = _deployment_command(commands, plan, "print its steps, which are reused and why, and the forecast")
     listed = _command(commands, models, "list registered models, versions, aliases, verdicts and metrics")
-    listed.add_argument("name", metavar="NAME", nargs="?", help="only the versions of this model")
+    queries.add_model_options(listed)
+    traced = _command(commands, lineage, "lead from a model back to its data, code, recipes, parents and reports")
+    traced.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
+    repeated = _command(commands, reproduce, "make a registered model again from its lineage, and compare every step")
+    queries.add_reproduce_options(repeated)
     promoted = _command(commands, promote, "make a version the champion, if the gate says yes")
     promoted.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
     promoted.add_argument("--force", action="store_true", help="against the gate; needs --why, which is stored")
@@ -195,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         _command(commands, data, "the versions of data and models: status, push, pull, history, remote")
     )
     checked = _command(commands, doctor, "say what is installed and reachable, and what to do about what is not")
-    for each in (planned, listed, promoted, back, judged, checked):
+    for each in (planned, listed, traced, repeated, promoted, back, judged, checked):
         each.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")
     return parser
 
@@ -214,6 +231,7 @@ def _deployment_command(
         "deployment", metavar="DEPLOYMENT", nargs="?", default="lifecycle/nano",
         help="a name of prefect.yaml, flow/name (default: %(default)s)",
     )  # fmt: skip
+    made.add_argument("--parameters", metavar="FILE", help="JSON or YAML with all parameters, not the deployment's")
     made.add_argument(
         "--set",
         metavar="FIELD=VALUE",
@@ -245,8 +263,6 @@ def _server() -> Any:
 
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        from pathlib import Path
-
         return Server(Path(os.environ["PREFECT_HOME"]))
     if not answers(url):
         raise EvergreenError(

@@ -3,10 +3,11 @@
 from prefect import flow
 
 from flows.drift import drift as watch
+from tasks import steps
 from tasks.artifacts import Dataset
 from tasks.data import DataRecipe, build_dataset, find_dataset, ingest_rows, validate_rows
 from tasks.drift import announce_change
-from tasks.settings import Execution
+from tasks.settings import Execution, pinned_data
 from tasks.versioning import current_data, version_data
 
 
@@ -19,7 +20,8 @@ def data(recipe: DataRecipe = DataRecipe(), name: str = "encyclopaedia", executi
         name: the registered model whose champion the data are compared with
     """
     before = current_data()
-    dataset = find_dataset(recipe) or build_dataset(validate_rows(ingest_rows(recipe), recipe), recipe)
+    found = steps.find(pinned_data(), "data", Dataset) if pinned_data() else find_dataset(recipe)
+    dataset = found or build_dataset(validate_rows(ingest_rows(recipe), recipe), recipe)
     version_data(dataset, commit=execution.commit)
     watch(dataset.key, name, execution=execution)
     announce_change(before, dataset)

@@ -3,8 +3,9 @@
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from tasks.errors import UsageError
@@ -109,6 +110,32 @@ def validated(target: "Flow[..., Any]", parameters: Mapping[str, Any]) -> dict[s
     except ValidationError as error:
         raise UsageError(_complaint(error, model, target.name)) from error
     return {name: getattr(checked, name) for name in model.model_fields}
+
+
+def chosen(name: str, file: str | None) -> Deployment:
+    """The deployment; with the parameters of a file where one is named, and then a flow's entrypoint is one as well.
+
+    Raises UsageError.
+    """
+    if not file:
+        return load(name)
+    known = "/" in name or "." not in name
+    return with_parameters(load(name) if known else _deployment({"name": file, "entrypoint": name}), Path(file))
+
+
+def with_parameters(deployment: Deployment, file: Path) -> Deployment:
+    """The deployment with the whole of its parameters from a JSON or YAML file. Raises UsageError."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--parameters {file} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--parameters {file} is neither JSON nor YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"--parameters {file} holds {type(content).__name__}; it must map each parameter to its value")
+    return replace(deployment, parameters=content)
 
 
 def _read() -> dict[str, Deployment]:

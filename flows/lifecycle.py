@@ -15,6 +15,7 @@ from tasks.artifacts import RegisteredModel
 from tasks.data import DataRecipe
 from tasks.evaluation import EvaluationRecipe
 from tasks.gate import Gate
+from tasks.lineage import origin
 from tasks.preferences import PreferenceRecipe
 from tasks.pretrain import PretrainRecipe
 from tasks.report import ReportRecipe, announce, publish, write_report
@@ -49,6 +50,7 @@ def lifecycle(
     Args:
         name: the model's name in the registry
     """
+    made_by = origin()
     dataset = data_stage(data, name, execution)
     vocabulary = tokenization(dataset.key, tokenizer, execution)
     forecast = scaling_laws(vocabulary.key, scaling, pretrain, execution)
@@ -61,7 +63,7 @@ def lifecycle(
     measured = evaluate(folders, dataset.key, judge.key, evaluation, pretrain, execution)
     registered = registry(
         str(aligned.path), measured.key, dataset.key, judge.key, name, gate, approval, evaluation, pretrain,
-        execution=execution,
+        execution=execution, made_by=made_by,
     )  # fmt: skip
     parts = {
         "data": dataset, "tokenizer": vocabulary, "forecast": forecast, **models, "pairs": pairs, "reward": judge,

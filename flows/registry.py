@@ -10,7 +10,7 @@ from tasks.artifacts import Checkpoint, Dataset, EvaluationReport, RegisteredMod
 from tasks.catalogue import PASSED, checkpoint, folder_of
 from tasks.evaluation import EvaluationRecipe, evaluate_model, find_model
 from tasks.gate import Gate
-from tasks.lineage import trace
+from tasks.lineage import PARENT, Origin, trace
 from tasks.pretrain import PretrainRecipe
 from tasks.promotion import Contest, decline, judge, promote
 from tasks.registry import register
@@ -34,6 +34,7 @@ def registry(
     pretrain: PretrainRecipe = PretrainRecipe(),
     parent: str = "",
     execution: Execution = Execution(),
+    made_by: Origin = Origin(),
 ) -> RegisteredModel:
     """1. log and register the model  2. judge it against the champion on the same items  3. ask a person, if so set
     4. try the export, move the champion's alias, try it again; or leave all as it is
@@ -47,6 +48,7 @@ def registry(
         evaluation: how a champion that was scored by another yardstick is evaluated again
         pretrain: its mixture says which held-out text is read then
         parent: the registered version that the model continues, as NAME/VERSION; empty for one from scratch
+        made_by: the flow that makes such a model from the start, for `evergreen reproduce`; by default this one
     """
     candidate, data = find_model(model), steps.find(dataset, "data", Dataset)
     measured = steps.find(report, "evaluate", EvaluationReport, name="compare")
@@ -59,7 +61,7 @@ def registry(
         )
         return of_model(made.path)
 
-    lineage = trace(candidate, measured, data) | ({"parent_model": parent} if parent else {})
+    lineage = trace(candidate, measured, data, made_by) | ({PARENT: parent} if parent else {})
     contest = Contest(measured.path, gate, execution, again, evaluation.max_new_tokens)
     registered = judge(register(candidate, measured, name=name, gate=gate, lineage=lineage), contest)
     if approval.required and registered.summary["verdict"] == PASSED:

@@ -15,6 +15,7 @@ from tasks.data import DataRecipe
 from tasks.evaluation import EvaluationRecipe
 from tasks.gate import Gate
 from tasks.incumbent import files_of, incumbent
+from tasks.lineage import origin
 from tasks.notice import Notice, notify
 from tasks.preferences import PreferenceRecipe, sample_preferences
 from tasks.pretrain import ContinueRecipe, continue_model
@@ -67,6 +68,7 @@ def retrain(
         scratch: the deployment that trains fresh weights, for the first champion too
         parent: the version to continue, as NAME/VERSION; empty for the champion
     """
+    made_by = origin()
     with turn(name):
         dataset = data_stage(data, name, execution)
         before = incumbent(parent or name)
@@ -91,7 +93,7 @@ def retrain(
         measured = evaluate(models, *keys, evaluation, execution=execution)
         registered = registry(
             str(aligned.path), measured.key, *keys, name, gate, approval, evaluation, parent=before.version,
-            execution=execution,
+            execution=execution, made_by=made_by,
         )  # fmt: skip
         parts = {"data": dataset, "tokenizer": vocabulary, "sft": tuned, "aligned": aligned, "pairs": pairs,
                  "reward": judge, "evaluation": measured, "registered": registered}  # fmt: skip

@@ -40,12 +40,11 @@ def _example(example: Mapping[str, Any]) -> str:
 
 
 def models(listed: Sequence[Mapping[str, Any]]) -> str:
-    if not listed:
-        return "no model is registered yet; `evergreen run` makes one"
     lines = []
     for model in listed:
         aliases = "".join(f" @{alias}" for alias in model["aliases"])
-        lines.append(row(f"{model['name']}/{model['version']}{aliases}  ", str(model["verdict"])))
+        size = "" if model["parameters"] is None else f"  {model['parameters']:,} parameters"
+        lines.append(row(f"{model['name']}/{model['version']}{aliases}  ", f"{model['verdict']}{size}"))
         figures = "  ".join(f"{name} {value:.4g}" for name, value in model["metrics"].items())
         lines.append(row("    ", figures or "no metrics"))
     return "\n".join(lines)
@@ -80,6 +79,11 @@ def _figure(name: str, value: Any) -> str:
     if name.endswith("seconds"):
         return f"{value / 60:,.1f} min" if value >= 60 else f"{value:.0f} s"
     return f"{value:,}" if isinstance(value, int) and value < 1e9 else f"{value:,.4g}"
+
+
+def rows(pairs: Sequence[tuple[str, str]]) -> str:
+    """Lines from heads and the texts that wrap beside them."""
+    return "\n".join(row(head, text) for head, text in pairs)
 
 
 def row(head: str, text: str) -> str:

@@ -1,26 +1,33 @@
 """What is in the MLflow model registry: versions, their aliases and figures, and the folder of a model."""
 
+import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tasks import steps, tracking
 from tasks.artifacts import Checkpoint
-from tasks.errors import RegistryError
+from tasks.errors import RegistryError, UsageError
 from tasks.settings import home
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.entities.model_registry import RegisteredModel as MLflowModel
 
+logger = logging.getLogger("evergreen.registry")
 STAGE = "registry"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CONTENT = "evergreen.content"  # the tag of a version that holds the key of its `checkpoint`
 VERDICT = "verdict"  # the tag of a version that has been judged: one of
 PASSED, PROMOTED, REFUSED, ROLLED_BACK = "passed", "promoted", "not promoted", "rolled back"
+DATA = ("data_key", "data_digest", "data_md5")  # the tags that name the data that a version was trained on
+LOWER = re.compile(r"loss|perplexity")  # metrics that are better when lower
+PARAMETERS = "parameters"  # the metric that makes models comparable by size: tags compare as text
 
 
 def listing(name: str | None = None) -> list[dict[str, Any]]:
@@ -40,6 +47,31 @@ def resolve(reference: str) -> Path:
     """
     with tracking.reachable():
         return folder_of(find(reference))
+
+
+def trained_on(data: str, listed: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of a listing whose data have this key, digest or DVC MD5, or one that starts so."""
+    return [each for each in listed if any(each[tag].startswith(data) for tag in DATA)]
+
+
+def ranked(listed: Iterable[Mapping[str, Any]], metric: str, under: float = inf) -> list[Mapping[str, Any]]:
+    """Those of a listing with fewer than `under` parameters, the best by a metric first.
+
+    Losses and perplexities are better when lower, everything else when higher. A version without the metric is left
+    out, and under a limit one whose size nobody recorded. Raises UsageError for a metric that no version has.
+    """
+    every = list(listed)
+    known = sorted({name for each in every for name in each["metrics"]})
+    if every and metric not in known:
+        raise UsageError(f"no version has the metric {metric!r}; the metrics are: {', '.join(known) or 'none'}")
+    measured = [each for each in every if metric in each["metrics"]]
+    sized = [each for each in measured if under == inf or each["parameters"] is not None]
+    if len(sized) < len(every):
+        logger.warning("%d of %d versions have no %s or no recorded size: left out", len(every) - len(sized),
+                       len(every), metric)  # fmt: skip
+    sign = 1 if LOWER.search(metric) else -1
+    fitting = [each for each in sized if under == inf or each["parameters"] < under]
+    return sorted(fitting, key=lambda each: sign * each["metrics"][metric])
 
 
 def find(reference: str) -> "ModelVersion":
@@ -63,13 +95,16 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 
 def described(version: "ModelVersion", aliases: Mapping[str, str]) -> dict[str, Any]:
+    metrics = _run_metrics(version.run_id)
+    size = metrics.pop(PARAMETERS, None)
     return {
         "name": version.name,
         "version": int(version.version),
         "aliases": sorted(alias for alias, number in aliases.items() if number == str(version.version)),
         "verdict": version.tags.get(VERDICT, "undecided"),
-        "metrics": _run_metrics(version.run_id),
-        "data_digest": version.tags.get("data_digest", ""),
+        "parameters": None if size is None else int(size),
+        "metrics": metrics,
+        **{tag: version.tags.get(tag, "") for tag in DATA},
         "run_id": version.run_id or "",
     }
 

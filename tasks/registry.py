@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import catalogue, steps, tracking
+from tasks import catalogue, steps, tracking, weights
+from tasks import lineage as origins
 from tasks.artifacts import Checkpoint, EvaluationReport, RegisteredModel
 from tasks.catalogue import CHALLENGER, CONTENT, PASSED, STAGE, VERDICT
 from tasks.errors import RegistryError
@@ -52,7 +53,7 @@ def status(name: str, wanted: str) -> steps.Status:
 
 @task(task_run_name="register {name}", cache_policy=NO_CACHE)
 def register(
-    model: Checkpoint, report: EvaluationReport, *, name: str, gate: Gate, lineage: Mapping[str, str]
+    model: Checkpoint, report: EvaluationReport, *, name: str, gate: Gate, lineage: Mapping[str, Any]
 ) -> RegisteredModel:
     """Logs a model once and registers it as the challenger; the same model, evaluation and gate are one version.
 
@@ -90,28 +91,30 @@ def handle(version: "ModelVersion", made: RegisteredModel) -> RegisteredModel:
 
 
 def _log_version(
-    model: Checkpoint, report: EvaluationReport, name: str, wanted: str, gate: Gate, lineage: Mapping[str, str]
+    model: Checkpoint, report: EvaluationReport, name: str, wanted: str, gate: Gate, lineage: Mapping[str, Any]
 ) -> "ModelVersion":
     """A run with the evaluation, the model logged in it, and a version of it that is the challenger."""
     store, figures = tracking.client(), _figures(report.path)
-    tags = {**lineage, tracking.KEY: wanted, YARDSTICK: yardstick(report.path), ROW: gate.candidate}
+    tags = {**origins.tags(lineage), tracking.KEY: wanted, YARDSTICK: yardstick(report.path), ROW: gate.candidate}
+    means = {**_means(figures, gate.candidate), catalogue.PARAMETERS: float(weights.parameters(model.model))}
     with tracking.run(stage=STAGE, name=name, key=wanted, params=gate.model_dump(mode="json"), tags=tags) as run:
         tracking.log_files(run.id, [report.path / each for each in REPORT])
         tracking.log_files(run.id, [path for path in (model.path / EXPORT,) if path.exists()])
         tracking.log_text(run.id, GATE, gate.model_dump_json(indent=1))
-        tracking.log_metrics(run.id, {**_all_rows(figures), **_means(figures, gate.candidate)})
+        tracking.log_text(run.id, origins.FILE, json.dumps(origins.document(lineage, tags), indent=1))
+        tracking.log_metrics(run.id, {**_all_rows(figures), **means})
         if name not in catalogue.models():
             store.create_registered_model(name)
         with tracking.as_default():
-            model_id = _log_model(run.id, name, model.model)
+            model_id = log_model(run.id, name, model.model)
             version = store.create_model_version(name, f"models:/{model_id}", run.id, tags=tags, model_id=model_id)
-        tracking.log_metrics(run.id, _means(figures, gate.candidate), model_id)
+        tracking.log_metrics(run.id, means, model_id)
         store.set_registered_model_alias(name, CHALLENGER, version.version)
     logger.info("registered version %s of %s", version.version, name)
     return version
 
 
-def _log_model(run_id: str, name: str, folder: Path) -> str:
+def log_model(run_id: str, name: str, folder: Path) -> str:
     """Logs a merged model with its tokenizer in the transformers flavour, file by file; returns the logged model's id.
 
     The weights are copied and never loaded. An unmerged adapter would be written without a complaint and come back

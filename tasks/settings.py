@@ -51,6 +51,11 @@ def project() -> Path:
     return Path(os.environ.get("EVERGREEN_PROJECT") or ROOT).expanduser().resolve()
 
 
+def pinned_data() -> str:
+    """`$EVERGREEN_DATA`: the key of the data set in the store that every run takes, whatever the sources hold now."""
+    return os.environ.get("EVERGREEN_DATA", "")
+
+
 def apply_environment() -> None:
     """Sets what must be set before torch, Prefect or MLflow are imported; what the user has set stays."""
     for name, value in {**OFFLINE, **PERFORMANCE}.items():

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from tasks import code, tracking
+from tasks import code, machine, tracking
 from tasks.artifacts import Artifact, Dataset
 from tasks.errors import StoreError
 from tasks.settings import home
@@ -220,7 +220,7 @@ def _finish(step: Step, summary: dict[str, Any], run_id: str, seconds: float) ->
         "files": files,
         "summary": json.loads(json.dumps(summary)),
         "run_id": run_id,
-        "execution": {"seconds": round(seconds, 2), **execution},
+        "execution": {"seconds": round(seconds, 2), **execution, "machine": machine.facts()},
     }
     _write_json(step.partial / MANIFEST, manifest)
     step.partial.replace(step.folder)
@@ -271,14 +271,14 @@ def _difference(step: Step) -> str:
     if not made:
         return "has not run yet"
     earlier = (read_manifest(made[-1]) or {}).get("identity", {})
-    return "; ".join(_changes(earlier, step.identity)[:4])
+    return "; ".join(changes(earlier, step.identity)[:4])
 
 
 def _name(folder: Path) -> str:
     return (read_manifest(folder) or {}).get("identity", {}).get("name", "")
 
 
-def _changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     words = {"recipe": "recipe {0}: {1} -> {2}", "inputs": "its input {0} runs again", "code": "code of {0} changed",
              "libraries": "library {0}: {1} -> {2}", "facts": "{0} changed"}  # fmt: skip
     found = []

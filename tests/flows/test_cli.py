@@ -158,10 +158,11 @@ def test_models_of_an_empty_home(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 
 def test_the_table_of_models() -> None:
-    rows = [
-        {"name": "glosses", "version": "3", "aliases": ["champion"], "verdict": "promoted", "metrics": {"rougeL": 0.25}}
-    ]
-    assert tables.models(rows).splitlines() == ["glosses/3 @champion  promoted", "    rougeL 0.25"]
+    row = {"name": "glosses", "version": "3", "aliases": ["champion"], "verdict": "promoted", "parameters": 1500}
+    rows = [row | {"metrics": {"rougeL": 0.25}}, row | {"aliases": [], "parameters": None, "metrics": {}}]
+    assert tables.models(rows).splitlines() == [
+        "glosses/3 @champion  promoted  1,500 parameters", "    rougeL 0.25", "glosses/3  promoted", "    no metrics",
+    ]  # fmt: skip
 
 
 def test_chat_with_a_model_that_is_not_registered(capsys: pytest.CaptureFixture[str]) -> None:

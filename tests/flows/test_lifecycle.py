@@ -2,17 +2,19 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows import deployments
+from flows import cli, deployments, reproduce
 from flows.plan import plan
-from tasks import catalogue, steps, tracking
+from tasks import catalogue, reproduction, steps, tracking
 from tasks.artifacts import RegisteredModel
 
+STAGES = ("data/dataset", "tokenizer/bpe", "scaling/fit", "pretrain/main", "sft/lora", "reward/pairs", "rlhf/grpo")
 pytestmark = [pytest.mark.flow, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -99,6 +101,54 @@ def test_the_plan_reruns_only_what_depends_on_a_change(registered: RegisteredMod
 def test_execution_changes_no_key(registered: RegisteredModel) -> None:
     _, parameters = _parameters("execution.threads=1", "execution.processes=1")
     assert all(step["reused"] for step in plan("lifecycle", parameters)["steps"])
+
+
+def test_the_lineage_leads_back_to_everything_and_the_best_model_is_found(
+    registered: RegisteredModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["lineage", "tiny/1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["made_by"]["flow"] == "lifecycle"
+    assert found["made_by"]["entrypoint"] == "flows.lifecycle.lifecycle"
+    assert found["made_by"]["parameters"]["rlhf"]["steps"] == 3
+    assert found["made_by"]["parameters"]["execution"]["threads"] == 2
+    assert {"step": "sft/lora", "key": found["parents"]["model"]["key"]}.items() <= found["parents"]["model"].items()
+    by_title = {each["step"]: each for each in found["steps"]}
+    assert len(by_title) == 25
+    assert by_title["pretrain/main"]["identity"]["recipe"]["context"] == 128
+    assert by_title["pretrain/main"]["execution"]["machine"]["libraries"]["torch"]
+    assert found["losses"].keys() == {"forecast_loss", "pretrain_loss"}
+    assert cli.main(["lineage", "tiny/1"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    assert cli.main(["models", "--data", found["data"]["md5"], "--best", "loss", "--under", "1M", "--json"]) == 0
+    assert [each["name"] for each in json.loads(capsys.readouterr().out)] == ["tiny"]
+    assert cli.main(["models", "--best", "loss", "--under", "1k"]) == 0
+    assert capsys.readouterr().out == "no version answers to --under 1k\n"
+
+
+def test_a_registered_model_is_made_again_bit_for_bit_from_its_lineage_alone(
+    registered: RegisteredModel, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store that made it is out of reach, and so are its sources: the data come from their DVC version."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = home / "home" / "store"
+    store.rename(store.with_name("away"))
+    try:
+        found = reproduce.reproduce("tiny/1", reproduce.Way(present_code=True, keep=True))
+        recorded = reproduction.record_of(catalogue.find("tiny/1"))
+    finally:
+        store.with_name("away").rename(store)
+    assert found["outcome"] == "identical", found["says"]
+    assert (found["exit_code"], found["data"].split(", ")[1]) == (0, "from its DVC version")
+    assert [row["step"] for row in found["steps"] if row["step"] in STAGES] == list(STAGES)
+    assert all(row["recorded"] == row["found"] for row in found["steps"] if row["step"] != "evaluate/compare")
+    assert all(each["recorded"] == each["found"] for each in found["metrics"])
+
+    made = Path(found["folder"]) / "home" / "store"
+    sft = next(each for each in recorded["steps"] if each["step"] == "sft/lora")
+    sft["digest"] = sft["digest"][::-1]
+    forged = reproduction.verdict(reproduction.compare(recorded, made), reproduction.metrics(recorded, made))
+    assert (forged["reproduced"], forged["first"]) == (False, "sft/lora")
 
 
 def test_other_data_are_held_against_those_of_the_champion(registered: RegisteredModel, home: Path) -> None:

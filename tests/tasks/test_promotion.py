@@ -226,9 +226,9 @@ def test_what_has_no_evaluation_is_promoted_by_force_alone(model):
     store = tracking.client()
     store.create_registered_model("bare")
     with tracking.run(stage="test", name="bare", key="bare", params={}, tags={}) as run, tracking.as_default():
-        from tasks.registry import _log_model
+        from tasks.registry import log_model
 
-        model_id = _log_model(run.id, "bare", made.model)
+        model_id = log_model(run.id, "bare", made.model)
         store.create_model_version("bare", f"models:/{model_id}", run.id, model_id=model_id)
     with pytest.raises(RegistryError, match="bare/1 was registered without an evaluation"):
         promotion.challenge("bare/1")

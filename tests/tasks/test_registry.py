@@ -1,10 +1,11 @@
 """What is registered, how it is found again, and the questions that plain MLflow answers."""
 
 import re
+from ast import literal_eval
 
 import pytest
 
-from tasks import catalogue, registry, tracking
+from tasks import catalogue, lineage, registry, tracking, weights
 from tasks.errors import RegistryError
 from tasks.gate import Gate
 from tasks.settings import ROOT
@@ -53,7 +54,8 @@ def test_a_model_goes_in_and_comes_out_the_same(model, report):
     (listed,) = catalogue.listing("round")
     assert listed == {
         "name": "round", "version": 1, "aliases": ["champion"], "verdict": "promoted", "metrics": scored(1.0),
-        "data_digest": "d1", "run_id": registered.run_id,
+        "parameters": weights.parameters(made.model), "data_key": "", "data_digest": "d1", "data_md5": "",
+        "run_id": registered.run_id,
     }  # fmt: skip
     metrics = tracking.client().get_run(registered.run_id).data.metrics
     assert metrics["sft/score"] == 0.8
@@ -80,11 +82,24 @@ def test_the_queries_of_the_page_run_as_written(model, report, tmp_path, capsys)
     (tmp_path / "log" / "history.jsonl").write_text('{"step": 4, "loss": 2.5}\n')
     with tracking.run(stage="pretrain", name="main", key="base-key", params={}, tags={}) as run:
         run.log({}, tmp_path)
-    submit(model(12), report(1.0), "encyclopaedia", lineage=LINEAGE | {"step.pretrain.main": "base-key"})
+    document = {"made_by": {"flow": "lifecycle"}, "code": {"commit": "c0ffee"}, "steps": []}
+    traced = LINEAGE | {"step.pretrain.main": "base-key", "data_md5": "5.dir", lineage.DOCUMENT: document}
+    submit(model(12), report(1.0), "encyclopaedia", lineage=traced)
+    register(model(13), report(0.9), "rival")
+    register(model(14), report(0.95), "giant", lineage={"data_digest": "d2"})
+    giant = catalogue.find("giant/1")
+    tracking.log_metrics(giant.run_id, {"parameters": 2e6, "score": 9.0}, giant.model_id)
     with tracking.as_default():
         exec(code.replace("sqlite:///.evergreen/mlflow.db", tracking.uri()), {})
     said = capsys.readouterr().out
     assert "1 promoted 0.3" in said
+    assert "['d1', '5.dir', None]" in said
+    same = re.search(r"\[\('.*\)\]", said)
+    assert same, said
+    assert {"encyclopaedia", "rival"} <= {name for name, _ in literal_eval(same[0])}
+    assert "giant" not in same[0]
+    assert "encyclopaedia 1 1.3" in said  # the giant scores 9, above the limit
+    assert "lifecycle c0ffee 0" in said
     assert "[(4, 2.5)]" in said
     assert "LlamaForCausalLM" in said
 
