@@ -14,6 +14,7 @@ from tasks.settings import home
 from tasks.sheets import CONTENT
 
 HELD_OUT = "held-out"
+UP_TO_DATA = {"ingest", "validate", "data"}  # a data set that was restored has no rows before it, and needs none
 RUNS = {"overlap_words": 13, "common_runs": 10}  # of a data set that does not say
 
 
@@ -66,7 +67,8 @@ def data_behind(key: str) -> tuple[list[Path], list[str]]:
     waiting, known, missing = {key}, dict[str, dict[str, Any]](), set[str]()
     while waiting:
         known |= {manifest["key"]: manifest for manifest in ancestors(sorted(waiting))}
-        parents = {parent for made in known.values() for parent in made["identity"]["inputs"].values()}
+        made_of = [made["identity"] for made in known.values() if made["identity"]["stage"] not in UP_TO_DATA]
+        parents = {parent for identity in made_of for parent in identity["inputs"].values()}
         lost = sorted((parents | waiting) - known.keys() - missing)
         missing |= set(lost)
         waiting = {origin for each in lost if (origin := catalogue.origin(each))} - known.keys() - missing

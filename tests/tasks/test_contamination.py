@@ -84,3 +84,12 @@ def test_runs_of_words_are_what_the_data_recipe_says(monkeypatch, tmp_path):
     dataset = Dataset(stage="data", name="dataset", key="k", digest="d", path=tmp_path)
     contamination.examine({"a": dataset}, dataset, {"a": ITEMS[0]}, {})
     assert seen == [{"overlap_words": 8, "common_runs": 10}]
+
+
+def test_a_restored_data_set_needs_no_rows_before_it():
+    """What data.dvc brings back has its validation for an input, and no folder of it in the store."""
+    restored = step("data", "dataset", Dataset, valid="validation-that-is-not-here")
+    (restored.path / "text").mkdir()
+    (restored.path / "text" / "train.jsonl").write_text("")
+    folders, unchecked = contamination.data_behind(step("sft", "lora", dataset=restored.key).key)
+    assert (folders, unchecked) == ([restored.path], [])
