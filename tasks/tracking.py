@@ -206,7 +206,7 @@ def _prepare(target: str) -> None:
     if target in _ready:
         return
     with _guard, reachable():
-        _check_server(target)
+        check_server(target)
         home().mkdir(parents=True, exist_ok=True)
         with FileLock(home() / "mlflow.lock"), quiet():
             _make_file(target)
@@ -236,8 +236,8 @@ def _create_experiment(target: str) -> None:
         store.create_experiment(EXPERIMENT, artifact_location=local)
 
 
-def _check_server(target: str) -> None:
-    """MLflow's own client would try for minutes before it says that nobody answers."""
+def check_server(target: str) -> None:
+    """Raises TrackingError where nobody answers at a web address; MLflow's own client would try for minutes."""
     if not target.startswith(("http:", "https:")):
         return
     try:
