@@ -4,7 +4,7 @@ from typing import Any
 
 from flows.api import Api
 
-RETRAIN = "retrain/nightly"
+RETRAIN, MODEL = "retrain/nightly", "encyclopaedia"
 HEARTBEAT_LOST = 75  # seconds: two heartbeats and a half
 ENDED = ("Completed", "Failed", "Cancelled", "Cancelling", "Crashed", "Paused", "Suspended", "AwaitingRetry")
 
@@ -25,8 +25,8 @@ def crash_the_silent() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def retrain_on_change(deployment: str) -> dict[str, Any]:
-    """New data start a retraining, by the deployment's id.
+def retrain_on_change(deployment: str, model: str) -> dict[str, Any]:
+    """New data for a model start its retraining, by the deployment's id.
 
     Only data that a run of the flow `data` brought by itself: a life cycle and a retraining bring new data too, and
     go on to train on them, so a second run would find nothing to do. The event's resource tells them apart.
@@ -36,7 +36,7 @@ def retrain_on_change(deployment: str) -> dict[str, Any]:
         "description": f"The event evergreen.data-changed of a run of the flow `data` runs {RETRAIN}.",
         "trigger": {
             "type": "event", "posture": "Reactive", "threshold": 1, "within": 0, "expect": ["evergreen.data-changed"],
-            "match": {"prefect.resource.id": "evergreen.data", "evergreen.alone": "true"},
+            "match": {"prefect.resource.id": "evergreen.data", "evergreen.alone": "true", "evergreen.model": model},
         },
         "actions": [{"type": "run-deployment", "source": "selected", "deployment_id": deployment}],
     }  # fmt: skip
@@ -48,7 +48,9 @@ def install(api: Api) -> list[str]:
     One that a person has switched off stays off. Without the deployment `retrain/nightly` its automation is left out.
     """
     found = api.get(f"/deployments/name/{RETRAIN}")
-    wanted = [crash_the_silent(), *([retrain_on_change(found["id"])] if found else [])]
+    wanted = [crash_the_silent()]
+    if found:
+        wanted.append(retrain_on_change(found["id"], found["parameters"].get("name", MODEL)))
     there = {each["name"]: each for each in api.every("/automations/filter", {})}
     for automation in wanted:
         existing = there.get(automation["name"])

@@ -4,7 +4,7 @@ All of it can be done again and again: what a person has set in the UI since sta
 """
 
 import logging
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flows.api import Api
@@ -82,7 +82,7 @@ def _orphan(api: Api, run: dict[str, Any]) -> bool:
 
 
 def _heard_of(api: Api, run: str) -> bool:
-    since = (datetime.now(timezone.utc) - SILENT).isoformat()
+    since = (datetime.now(UTC) - SILENT).isoformat()
     asked = {"occurred": {"since": since}, "event": {"name": [HEARTBEAT]},
              "any_resource": {"id": [f"prefect.flow-run.{run}"]}}  # fmt: skip
     return bool(api.post("/events/filter", {"filter": asked, "limit": 1})["events"])

@@ -10,7 +10,6 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import IO
 
 from tasks.errors import EvergreenError

@@ -5,7 +5,7 @@ import os
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from flows import automations, deployments, provision
 from flows.api import Api
@@ -75,7 +75,7 @@ class Services:
 
     def work(self, limit: int) -> None:
         """A worker for at most `limit` flow runs at once."""
-        begun = datetime.now(timezone.utc)
+        begun = datetime.now(UTC)
         self.started.callback(self._end_orphans)
         worker = self._start("worker", "worker", ["prefect", "worker", "start", "--pool", provision.POOL,
                              "--type", "process", "--name", WORKER, "--limit", str(limit)])  # fmt: skip
