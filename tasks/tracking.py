@@ -84,7 +84,7 @@ def experiment() -> str:
 
 @contextmanager
 def run(*, stage: str, name: str, key: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[Run]:
-    """A run that ends FINISHED, FAILED on an exception and KILLED on Ctrl-C.
+    """A run that ends FINISHED, FAILED on an exception, and KILLED when it was told to stop.
 
     Runs of the same key that a killed process left RUNNING are ended first. Safe in parallel threads: nothing
     here touches MLflow's active run.
@@ -97,7 +97,7 @@ def run(*, stage: str, name: str, key: str, params: Mapping[str, Any], tags: Map
     try:
         yield Run(opened.info.run_id)
     except BaseException as error:
-        _end(store, opened.info.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        _end(store, opened.info.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     with reachable():
         store.set_terminated(opened.info.run_id, "FINISHED")

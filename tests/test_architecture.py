@@ -16,7 +16,7 @@ HEAVY = (
     "torch", "transformers", "trl",
 )  # fmt: skip
 FLOWS = sorted(f"flows.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__")
-COMMANDS = ("run", "plan", "validate", "data", "models", "chat", "doctor")
+COMMANDS = ("run", "plan", "validate", "data", "models", "chat", "up", "doctor")
 
 
 def test_no_flow_module_imports_anything_heavy() -> None:
@@ -94,7 +94,10 @@ def test_every_deployment_is_in_the_readme() -> None:
 
 def test_every_option_is_documented() -> None:
     page = (ROOT / "docs" / "command-line.md").read_text()
-    assert all(option in page for option in ("--set", "--json", "--once", "--kind", "--quarantine", "--rev"))
+    assert all(
+        option in page
+        for option in ("--set", "--json", "--once", "--kind", "--quarantine", "--rev", "--mlflow-port", "--limit")
+    )
 
 
 def test_links_between_documents_lead_somewhere() -> None:
