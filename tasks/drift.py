@@ -111,10 +111,12 @@ def compare_data(current: Artifact, reference: Artifact, recipe: DriftRecipe) ->
         found = _compare(reference.path / "profile.json", current.path / "profile.json", recipe)
         (folder / "drift.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "drift.md").write_text(markdown(found), encoding="utf-8")
-        progress.publish("drift", markdown(found), "What moved since the data of the champion")
         return found["summary"]
 
-    return steps.materialise(compare_step(recipe, current.key, reference.key), Artifact, build)
+    made = steps.materialise(compare_step(recipe, current.key, reference.key), Artifact, build)
+    text = (made.path / "drift.md").read_text(encoding="utf-8")
+    progress.publish("drift", text, "What moved since the data of the champion")
+    return made
 
 
 def champion_data(name: str) -> ChampionData | None:

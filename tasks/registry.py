@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import catalogue, code, steps, tracking
+from tasks import catalogue, code, pages, steps, tracking
 from tasks.artifacts import Checkpoint, EvaluationReport, RegisteredModel
 from tasks.catalogue import CHALLENGER, CHAMPION, PREVIOUS, STAGE, VERDICT
 from tasks.errors import RegistryError
@@ -70,7 +70,9 @@ def register(
             version = _log_version(model, report, name, wanted, gate, lineage)
         if not reused:
             _settle(version, model.model, report.path, gate, evaluate_again)
-        return _artifact(name, version.version, model, report, reused=reused)
+        registered = _artifact(name, version.version, model, report, reused=reused)
+    pages.show_version(registered)
+    return registered
 
 
 def _log_version(

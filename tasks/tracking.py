@@ -35,6 +35,7 @@ NOT_METRICS = {"step", "steps", "seconds_left", "epoch"}
 logger = logging.getLogger("evergreen.tracking")
 _guard = threading.RLock()
 _ready: set[str] = set()
+_experiments: dict[str, str] = {}  # the id of ours by the address of the server
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,27 @@ def run(*, stage: str, name: str, key: str, params: Mapping[str, Any], tags: Map
     try:
         yield Run(opened.info.run_id)
     except BaseException as error:
-        _end(store, opened.info.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        _end(store, opened.info.run_id, "FAILED" if isinstance(error, Exception | SystemExit) else "KILLED")
         raise
     with reachable():
         store.set_terminated(opened.info.run_id, "FINISHED")
+
+
+def run_url(run_id: str) -> str:
+    """Where a browser finds a run; empty where the store is no server, or does not say. Costs nothing the second time.
+
+    To be shown, not to be relied upon: it never raises.
+    """
+    target = uri().rstrip("/")
+    if not run_id or not target.startswith(("http:", "https:")):
+        return ""
+    if target not in _experiments:
+        try:
+            _experiments[target] = experiment()
+        except Exception as error:
+            logger.debug("no link to run %s: %s", run_id, _first_line(error))
+            return ""
+    return f"{target}/#/experiments/{_experiments[target]}/runs/{run_id}"
 
 
 def latest_run(key: str) -> str | None:
