@@ -3,11 +3,14 @@
 import base64
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from typing import Any
 
 from tasks.errors import EvergreenError
+
+TRIES = 6
 
 
 class Api:
@@ -39,12 +42,14 @@ class Api:
                 return found
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Raises EvergreenError with the server's answer when it refuses or does not answer."""
+        """Raises EvergreenError with the server's answer when it refuses or does not answer.
+
+        Prefect says 503 while others write to its SQLite file; its own clients ask again as well.
+        """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, _headers(), method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return json.loads(response.read() or b"null")
+            return _opened(request)
         except urllib.error.HTTPError as error:
             if method == "GET" and error.code == 404:
                 return None
@@ -52,6 +57,18 @@ class Api:
             raise EvergreenError(f"Prefect at {self.url} refuses {method} {path} ({error.code}): {said}") from error
         except OSError as error:
             raise EvergreenError(f"Prefect at {self.url} does not answer {method} {path}: {error}") from error
+
+
+def _opened(request: urllib.request.Request) -> Any:
+    for attempt in range(TRIES):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.loads(response.read() or b"null")
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or attempt == TRIES - 1:
+                raise
+            time.sleep(1 + attempt)
+    raise AssertionError("unreachable")
 
 
 def _headers() -> dict[str, str]:

@@ -39,19 +39,19 @@ class Child:
                 env={**environment, MARK: self.mark},
             )  # fmt: skip
 
-    def until(self, ready: Callable[[], object], *, patience: float) -> None:
+    def until(self, ready: Callable[[], object], *, patience: float, failure: str = "did not start") -> None:
         """Returns when `ready()` holds. Raises EvergreenError when the process ends before, or it takes too long."""
         deadline = time.monotonic() + patience
         while not ready():
             if self.process.poll() is not None:
-                raise EvergreenError(f"{self.name} did not start ({self.ending()}){self.said()}; see {self.log}")
+                raise EvergreenError(f"{self.name} {failure} ({self.ending()}){self.said()}; see {self.log}")
             if time.monotonic() > deadline:
                 raise EvergreenError(f"{self.name} does not answer after {patience:.0f} seconds; see {self.log}")
             time.sleep(0.2)
 
     def done(self, *, patience: float) -> None:
         """Waits until the process has done its work. Raises EvergreenError when it fails or takes too long."""
-        self.until(lambda: self.process.poll() == 0, patience=patience)
+        self.until(lambda: self.process.poll() == 0, patience=patience, failure="failed")
 
     def ending(self) -> str:
         """How the process ended, for a message."""
@@ -62,7 +62,7 @@ class Child:
         """The last line of the log that says something, for a message."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         lines = [line for raw in text.splitlines() if (line := raw.strip(" │╭╰─╮╯^~"))]
-        return f": {lines[-1][:QUOTED]}" if lines else ""
+        return f": {lines[-1][:QUOTED].rstrip('.')}" if lines else ""
 
     def stop(self, grace: float = GRACE) -> None:
         """Ends the process and all that it has started: first what leads a session of its own, such as flow runs."""

@@ -62,7 +62,11 @@ class Services:
             say("flow runs", f"{lost} left by a killed process, now Crashed; Retry in the UI continues them")
         before = provision.schedules(self.api)
         deploying = self._start("prefect deploy", "deploy", ["prefect", "--no-prompt", "deploy", "--all"])
-        deploying.done(patience=PATIENCE)
+        try:
+            deploying.done(patience=PATIENCE)
+        except EvergreenError:
+            deployments.require_valid()  # says it in one sentence, where it is the file that is wrong
+            raise
         self.children.remove(deploying)
         provision.restore_schedules(self.api, before)
         say("deployments", f"{len(deployments.names())} of {deployments.FILE}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from flows import doctor, processes, running
+from flows import deployments, doctor, processes, running
 from flows.running import Standing
 from flows.services import LOGS, Services, say
 from tasks import tracking
@@ -36,6 +36,7 @@ def up(*, host: str, port: int, mlflow_port: int, limit: int) -> int:
     for that, when a port is in use, and when another `up` has the home; UsageError for a host that is not ours.
     """
     doctor.require_home()
+    deployments.names()  # raises UsageError for a file that cannot be read
     running.claim()
     _end_leftovers()
     elsewhere = tracking.uri() if tracking.uri().startswith(("http:", "https:")) else ""

@@ -47,10 +47,10 @@ def test_runs_share_a_home_and_up_waits_its_turn() -> None:
 def test_up_has_a_home_alone() -> None:
     running.claim()
     assert not running.join()
-    with pytest.raises(EvergreenError, match="runs already for .*: it is still starting"):
+    with pytest.raises(EvergreenError, match=r"runs already for .*: it is still starting"):
         running.claim()
     running.write(STANDING)
-    with pytest.raises(EvergreenError, match="Prefect at http://127.0.0.1:4200, MLflow at .*`kill 12345`"):
+    with pytest.raises(EvergreenError, match=r"Prefect at http://127.0.0.1:4200, MLflow at .*`kill 12345`"):
         running.claim()
     assert running.look() == STANDING
 
