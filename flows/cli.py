@@ -97,6 +97,22 @@ def models(options: argparse.Namespace) -> int:
     return _print(listing(options.name), options.json, tables.models)
 
 
+def promote(options: argparse.Namespace) -> int:
+    _prepare()
+    from tasks import promotion
+
+    forced, model = options.force, options.model
+    found = promotion.force(model, why=options.why) if forced else promotion.challenge(model)
+    return _print(found, options.json, tables.champion)
+
+
+def rollback(options: argparse.Namespace) -> int:
+    _prepare()
+    from tasks import promotion
+
+    return _print(promotion.rollback(options.name, why=options.why), options.json, tables.champion)
+
+
 def chat(options: argparse.Namespace) -> int:
     _prepare()
     from tasks.catalogue import resolve
@@ -168,6 +184,13 @@ def _parser() -> argparse.ArgumentParser:
     planned = _deployment_command(commands, plan, "print its steps, which are reused and why, and the forecast")
     listed = _command(commands, models, "list registered models, versions, aliases, verdicts and metrics")
     listed.add_argument("name", metavar="NAME", nargs="?", help="only the versions of this model")
+    promoted = _command(commands, promote, "make a version the champion, if the gate says yes")
+    promoted.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
+    promoted.add_argument("--force", action="store_true", help="against the gate; needs --why, which is stored")
+    promoted.add_argument("--why", metavar="TEXT", default="", help="the reason of a forced promotion")
+    back = _command(commands, rollback, "put the previous champion back")
+    back.add_argument("name", metavar="NAME", help="of the registered model")
+    back.add_argument("--why", metavar="TEXT", default="", help="stored with the version that is put aside")
     talk = _command(commands, chat, "talk to a registered model")
     talk.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
     talk.add_argument("--once", metavar="TEXT", help="print the answer to TEXT and end")
@@ -181,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _up_options(_command(commands, up, "Prefect server and UI, MLflow, deployments and a worker, until Ctrl-C"))
     checked = _command(commands, doctor, "say what is installed and reachable, and what to do about what is not")
-    for each in (planned, listed, judged, checked):
+    for each in (planned, listed, promoted, back, judged, checked):
         each.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")
     return parser
 

@@ -3,8 +3,9 @@
 from prefect import flow
 
 from tasks import steps
-from tasks.artifacts import Checkpoint, Dataset, EvaluationReport, Tokenizer
-from tasks.evaluation import EvaluationRecipe, compare, evaluate_model, find_model
+from tasks.artifacts import Checkpoint, Dataset, EvaluationReport
+from tasks.comparison import compare
+from tasks.evaluation import EvaluationRecipe, evaluate_model, find_model
 from tasks.pretrain import PretrainRecipe
 from tasks.settings import Execution
 from tasks.workers import side_by_side
@@ -16,7 +17,6 @@ LATEST = {"base": "pretrain/main", "sft": "sft/lora", "aligned": "rlhf/grpo"}
 def evaluate(
     models: dict[str, str] = LATEST,
     dataset: str = "latest",
-    tokenizer: str = "latest",
     reward: str = "latest",
     recipe: EvaluationRecipe = EvaluationRecipe(),
     pretrain: PretrainRecipe = PretrainRecipe(),
@@ -25,18 +25,17 @@ def evaluate(
     """1. let every model answer the same held-out items, side by side  2. compare them with rules and human text
 
     Args:
-        models: the rows of the report: a name, and the model as `stage/name` (its newest) or as the folder of its step
+        models: the rows of the report: a name, and the model as `stage/name` (its newest), as the folder of its step
+            or as `models:/NAME/VERSION`
         dataset: a finished data set: `latest`, the start of its key, or its folder
-        tokenizer: a finished tokenizer, likewise; its held-out tokens show forgetting
         reward: a finished reward model, likewise; empty to leave the column out
-        pretrain: its mixture and context say which held-out text is read
+        pretrain: its mixture says which held-out text is read
     """
-    data, vocabulary = steps.find(dataset, "data", Dataset), steps.find(tokenizer, "tokenizer", Tokenizer)
+    data = steps.find(dataset, "data", Dataset)
     judge = steps.find(reward, "reward", Checkpoint) if reward else None
-    text = {"mixture": pretrain.mixture, "context": pretrain.context}
     running = {
         name: evaluate_model.submit(
-            find_model(reference), data, vocabulary, judge, recipe, execution, name=name, text=text
+            find_model(reference), data, judge, recipe, execution, name=name, mixture=pretrain.mixture
         )
         for name, reference in models.items()
     }

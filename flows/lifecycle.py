@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from flows.approval import Approval
 from flows.data import data as data_stage
 from flows.evaluate import evaluate
 from flows.pretrain import pretrain as pretraining
@@ -39,6 +40,7 @@ def lifecycle(
     rlhf: RLHFRecipe = RLHFRecipe(),
     evaluation: EvaluationRecipe = EvaluationRecipe(),
     gate: Gate = Gate(),
+    approval: Approval = Approval(),
     execution: Execution = Execution(),
 ) -> RegisteredModel:
     """1. data  2. tokenizer  3. scaling laws and forecast  4. pre-training  5. instruction fine-tuning, and its control
@@ -56,19 +58,11 @@ def lifecycle(
     pairs, judge, aligned = alignment(tuned.key, dataset.key, preferences, reward, rlhf, execution)
     models = {"base": base, "from-scratch": control.result(), "sft": tuned, "aligned": aligned}
     folders = {row: str(model.path) for row, model in models.items()}
-    measured = evaluate(folders, dataset.key, vocabulary.key, judge.key, evaluation, pretrain, execution)
+    measured = evaluate(folders, dataset.key, judge.key, evaluation, pretrain, execution)
     registered = registry(
-        str(aligned.path),
-        measured.key,
-        dataset.key,
-        vocabulary.key,
-        judge.key,
-        name,
-        gate,
-        evaluation,
-        pretrain,
-        execution,
-    )
+        str(aligned.path), measured.key, dataset.key, judge.key, name, gate, approval, evaluation, pretrain,
+        execution=execution,
+    )  # fmt: skip
     parts = {
         "data": dataset, "tokenizer": vocabulary, "forecast": forecast, **models, "pairs": pairs, "reward": judge,
         "evaluation": measured, "registered": registered,

@@ -4,13 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flows import deployments
 from tasks import (
+    comparison,
     data,
     drift,
     evaluation,
+    incumbent,
     preferences,
     pretrain,
     registry,
+    replay,
     reward,
     rlhf,
     scaling_laws,
@@ -83,21 +87,16 @@ def _lifecycle(plan: Plan, p: Parameters) -> None:
     judge = plan.add(reward.step(p["reward"], tuned, pairs, dataset))
     aligned = plan.add(rlhf.step(p["rlhf"], tuned, judge, dataset))
     models = {"base": base, "from-scratch": control, "sft": tuned, "aligned": aligned}
-    report = _evaluation(plan, p["evaluation"], models, dataset, vocabulary, judge, p["pretrain"])
-    key = registry.key(p["name"], aligned, report, p["gate"])
-    status = registry.status(p["name"], key)
-    plan.more.append(Row(f"registry/{p['name']}", key, status.reused, status.why))
+    report = _evaluation(plan, p["evaluation"], models, dataset, judge, p["pretrain"])
+    _registered(plan, p, aligned, report)
 
 
-def _evaluation(
-    plan: Plan, recipe: Any, models: Mapping[str, str], dataset: str, vocabulary: str, judge: str, base: Any
-) -> str:
-    text = {"mixture": base.mixture, "context": base.context}
+def _evaluation(plan: Plan, recipe: Any, models: Mapping[str, str], dataset: str, judge: str, base: Any) -> str:
     rows = {
-        name: plan.add(evaluation.model_step(recipe, name, model, dataset, vocabulary, judge, text))
+        name: plan.add(evaluation.model_step(recipe, name, model, dataset, judge, base.mixture))
         for name, model in models.items()
     }
-    return plan.add(evaluation.compare_step(recipe, rows, dataset))
+    return plan.add(comparison.compare_step(recipe, rows, dataset))
 
 
 def _data(plan: Plan, p: Parameters) -> None:
@@ -157,13 +156,43 @@ def _rlhf(plan: Plan, p: Parameters) -> None:
 def _evaluate(plan: Plan, p: Parameters) -> None:
     models = {name: evaluation.find_model(reference).key for name, reference in p["models"].items()}
     judge = _found(p["reward"], "reward") if p["reward"] else ""
-    dataset, vocabulary = _found(p["dataset"], "data"), _found(p["tokenizer"], "tokenizer")
-    _evaluation(plan, p["recipe"], models, dataset, vocabulary, judge, p["pretrain"])
+    _evaluation(plan, p["recipe"], models, _found(p["dataset"], "data"), judge, p["pretrain"])
 
 
 def _registry(plan: Plan, p: Parameters) -> None:
     model, report = evaluation.find_model(p["model"]), _found(p["report"], "evaluate", "compare")
-    key = registry.key(p["name"], model.key, report, p["gate"])
+    _registered(plan, p, model.key, report)
+
+
+def _retrain(plan: Plan, p: Parameters) -> None:
+    before = incumbent.incumbent(p["parent"] or p["name"])
+    if before is None or p["start"] == "scratch":
+        _, first = deployments.configured(deployments.load(p["scratch"]), [])
+        shared = ("name", "data", "evaluation", "gate")
+        _lifecycle(plan, {**first, **{name: p[name] for name in shared}})
+        return
+    for step in data.plan(p["data"]):
+        dataset = plan.add(step)
+    _watched(plan, dataset, p["name"], drift.ProfileRecipe(), drift.DriftRecipe())
+    made = steps.status(step)
+    if made.reused and made.manifest["digest"] == before.data_digest:
+        plan.more.append(Row(f"retrain/{p['name']}", dataset, True, f"nothing new: {before.version} knows these data"))
+        return
+    earlier = incumbent.files_of(before)
+    learnt = plan.add(replay.step(p["replay"], dataset, earlier.key if earlier else ""))
+    vocabulary = plan.add(tokenizer.encoding_step(p["encoding"], learnt, before.model.key))
+    base = plan.add(pretrain.continue_step(p["pretrain"], vocabulary, before.model.key))
+    tuned = plan.add(sft.step(p["sft"], base, learnt))
+    pairs = plan.add(preferences.step(p["preferences"], tuned, learnt))
+    judge = plan.add(reward.step(p["reward"], tuned, pairs, learnt))
+    aligned = plan.add(rlhf.step(p["rlhf"], tuned, judge, learnt))
+    models = {"parent" if p["parent"] else "champion": before.model.key, "sft": tuned, "aligned": aligned}
+    report = _evaluation(plan, p["evaluation"], models, dataset, judge, pretrain.PretrainRecipe())
+    _registered(plan, p, aligned, report)
+
+
+def _registered(plan: Plan, p: Parameters, model: str, report: str) -> None:
+    key = registry.key(p["name"], model, report, p["gate"])
     status = registry.status(p["name"], key)
     plan.more.append(Row(f"registry/{p['name']}", key, status.reused, status.why))
 
@@ -179,6 +208,7 @@ PLANNERS: Mapping[str, Callable[[Plan, Parameters], None]] = {
     "rlhf": _rlhf,
     "evaluate": _evaluate,
     "registry": _registry,
+    "retrain": _retrain,
 }
 
 

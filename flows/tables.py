@@ -51,6 +51,11 @@ def models(listed: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def champion(model: Mapping[str, Any]) -> str:
+    lines = [f"{model['name']}/{model['version']} is the champion"]
+    return "\n".join([*lines, *(row("  - ", reason) for reason in model["reasons"])])
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested values as (dotted name, text) lines."""
     found: list[tuple[str, str]] = []

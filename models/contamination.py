@@ -111,6 +111,11 @@ class Contamination:
                 parts.append(np.unique(texts[grams.items(hashes, self._common) >= 0]))
         return np.unique(np.concatenate(parts))
 
+    def repeated(self) -> list[tuple[str, int]]:
+        """The protected items that share an n-gram with a text that was counted, by source and index there."""
+        parts = [np.zeros(0, np.int64), *(grams.repeated(self._common) for grams in self._grams.values())]
+        return [self._item(number) for number in np.unique(np.concatenate(parts)).tolist()]
+
     def find(self, texts: Sequence[str]) -> list[Overlap]:
         """The texts that share an n-gram with a protected item, in order; one that several hold goes to the first."""
         found = words(texts)
@@ -188,6 +193,13 @@ class _Grams:
 
     def met(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return _pairs(self._met)
+
+    def repeated(self, common: int) -> np.ndarray:
+        """The items that hold an n-gram which texts hold too, but not more than `common` of them."""
+        self._tally()
+        met = self._hashes[(self._seen > 0) & (self._seen <= common)]
+        parts = [np.zeros(0, np.int64), *(items[among(hashes, met)] for hashes, items in _pairs(self._path))]
+        return np.unique(np.concatenate(parts))
 
     def items(self, hashes: np.ndarray, common: int) -> np.ndarray:
         """The first item that holds each n-gram; negative for one that none does, or more than `common` texts."""

@@ -1,12 +1,14 @@
 """Answers and losses of a causal language model in batches."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 Messages = Sequence[dict[str, str]]
+WINDOW = 1024  # tokens of a text that are read at once, where the context is longer
 
 
 @torch.inference_mode()
@@ -102,3 +104,46 @@ def window_losses(model: Any, ids_NT: np.ndarray, *, batch: int = 32) -> list[fl
         nll_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
         losses += nll_BT.mean(dim=1).tolist()
     return losses
+
+
+@torch.inference_mode()
+def bits_per_byte(model: Any, tokenizer: Any, texts: Sequence[str], *, batch: int = 32) -> list[float]:
+    """Bits for each UTF-8 byte of each text: nats / ln 2 / bytes, which compares across tokenizers.
+
+    A text follows the token that begins a document. One longer than the context is read in windows that overlap by
+    half; every token counts once, so that all models are scored on all bytes. Raises ValueError for an empty text.
+    """
+    if not all(texts):
+        raise ValueError(f"text {[bool(text) for text in texts].index(False)} is empty; it has no bytes to predict")
+    model.eval()
+    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = [[begin, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
+    width = min(tokenizer.model_max_length, WINDOW)
+    windows = [(text, *window) for text, row in enumerate(ids) for window in _windows(len(row), width)]
+    windows.sort(key=lambda window: window[2] - window[1])
+    nats = [0.0] * len(texts)
+    for start in range(0, len(windows), batch):
+        chunk = windows[start : start + batch]
+        losses = _token_losses(model, [ids[text][first:last] for text, first, last, _ in chunk], begin)
+        for (text, first, last, fresh), loss in zip(chunk, losses, strict=True):
+            nats[text] += float(loss[fresh - first - 1 : last - first - 1].sum())
+    return [total / math.log(2) / len(text.encode()) for total, text in zip(nats, texts, strict=True)]
+
+
+def _windows(length: int, width: int) -> Iterator[tuple[int, int, int]]:
+    """First and last place of each window, and the first place in it that none before has predicted."""
+    first, last, fresh = 0, min(width, length), 1
+    yield first, last, fresh
+    while last < length:
+        first, fresh = last - width // 2, last
+        last = min(first + width, length)
+        yield first, last, fresh
+
+
+def _token_losses(model: Any, rows: Sequence[Sequence[int]], padding: int) -> torch.Tensor:
+    """Nats of each token but the first of each row, shape (rows, longest - 1); what lies after a row's end is noise."""
+    longest = max(map(len, rows))
+    ids_BT = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], device=model.device)
+    mask_BT = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=model.device)
+    logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, :-1].float()
+    return torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 STAGE = "registry"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-VERDICT = "verdict"  # the tag of a version that has been decided
+CONTENT = "evergreen.content"  # the tag of a version that holds the key of its `checkpoint`
+VERDICT = "verdict"  # the tag of a version that has been judged: one of
+PASSED, PROMOTED, REFUSED, ROLLED_BACK = "passed", "promoted", "not promoted", "rolled back"
 
 
 def listing(name: str | None = None) -> list[dict[str, Any]]:
@@ -55,10 +57,9 @@ def find(reference: str) -> "ModelVersion":
 
 
 def checkpoint(folder: Path) -> Checkpoint:
-    """A registered model's folder as the artifact that the stages read."""
+    """A registered model's folder as the artifact that the stages read; its key is its content."""
     digest = steps.folder_digest(steps.hash_files(folder))
-    name, key = folder.parent.parent.name, folder.parent.name
-    return Checkpoint(stage=STAGE, name=name, key=key, digest=digest, path=folder.parent)
+    return Checkpoint(stage=STAGE, name=folder.parent.parent.name, key=digest[:16], digest=digest, path=folder.parent)
 
 
 def described(version: "ModelVersion", aliases: Mapping[str, str]) -> dict[str, Any]:
@@ -110,8 +111,20 @@ def version_with(name: str, wanted: str) -> "ModelVersion | None":
     return next(iter(_versions(name, f" and tags.`{tracking.KEY}` = '{wanted}'")), None)
 
 
+def aliases(name: str) -> dict[str, str]:
+    """The aliases of one model; none where it is not registered."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _aliases(tracking.client().get_registered_model(name))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
 def aliased(name: str, alias: str) -> "ModelVersion | None":
-    number = models()[name].get(alias)
+    number = aliases(name).get(alias)
     return tracking.client().get_model_version(name, number) if number else None
 
 
@@ -157,6 +170,14 @@ def folder_of(version: "ModelVersion") -> Path:
             shutil.copytree(Path(logged) / part, whole, dirs_exist_ok=True, copy_function=_link)
         whole.rename(folder)
     return folder
+
+
+def origin(key: str) -> str:
+    """The key of the step that made a registered model, by that of its `checkpoint`; empty where there is none."""
+    if not tracking.exists():
+        return ""
+    found = _pages(tracking.client().search_model_versions, filter_string=f"tags.`{CONTENT}` = '{key}'")
+    return next((version.tags["model_key"] for version in found if "model_key" in version.tags), "")
 
 
 def _link(source: str, target: str) -> None:

@@ -130,7 +130,7 @@ def champion_data(name: str) -> ChampionData | None:
     key, digest = version.tags.get("data_key", ""), version.tags.get("data_digest", "")
     if not (key and digest):
         return None
-    return ChampionData(f"{name}/{version.version}", key, digest, _files(key, digest), _kept(digest))
+    return ChampionData(f"{name}/{version.version}", key, digest, data_files(key, digest), _kept(digest))
 
 
 def champion_models(name: str) -> tuple[Tokenizer | None, Checkpoint | None]:
@@ -254,7 +254,7 @@ def _line(each: Mapping[str, Any]) -> str:
     return f"| {each['feature'].split(' @')[0]:<28} | {each['psi']:>6.3f} | {each['threshold']:>6.3f} | {change:<27} |"
 
 
-def _files(key: str, digest: str) -> Dataset | None:
+def data_files(key: str, digest: str) -> Dataset | None:
     """The data with this digest where they lie: in the store, or as the version in `data/`."""
     for folder in (home() / "store" / "data" / key, project() / "data"):
         if folder.is_dir() and steps.folder_digest(steps.hash_files(folder)) == digest:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import pages, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
-from tasks.errors import UsageError
+from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
 
 logger = logging.getLogger("evergreen.pretrain")
@@ -84,6 +84,52 @@ def pretrain_model(
     return made
 
 
+class ContinueRecipe(BaseModel):
+    """How a trained model goes on with new text: at a quarter of the first learning rate, warmed up again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the new and replayed text.")
+    tokens: int = Field(1_000_000, ge=1, description="Most training tokens.")
+    mixture: dict[str, float] = Field(
+        {"encyclopaedia": 0.8, "dialogue": 0.1, "speeches": 0.1},
+        description="Share of each domain in the tokens; domains that the data lacks are left out.",
+    )
+    context: int = Field(128, ge=16, le=8192, description="Tokens per window.")
+    batch: int = Field(8, ge=1, le=4096, description="Windows per step.")
+    learning_rate: float = Field(5e-3, gt=0, lt=1, description="Peak learning rate of the matrices.")
+    embedding_learning_rate: float = Field(5e-3, gt=0, lt=1, description="Peak learning rate of embeddings and norms.")
+    evaluations: int = Field(2, ge=0, le=100, description="How often the held-out loss is measured on the way.")
+    validation_tokens: int = Field(32_768, ge=128, description="Held-out tokens that the loss is measured on.")
+    seed: int = Field(1, ge=0, description="Of the order of the data.")
+
+    def over(self, tokens: int) -> PretrainRecipe:
+        """The pre-training over a text of so many tokens."""
+        count = max(self.batch * self.context, min(self.tokens, round(self.epochs * tokens)))
+        shared = self.model_dump(exclude={"epochs", "tokens"})
+        return PretrainRecipe(**shared, tokens=count)
+
+
+def continue_step(recipe: ContinueRecipe, tokenizer: str, start: str) -> steps.Step:
+    return steps.Step(
+        stage="pretrain", name="continued", recipe=recipe, inputs={"tokenizer": tokenizer, "start": start},
+        libraries=LIBRARIES, modules=MODULES,
+    )  # fmt: skip
+
+
+@task(task_run_name="continue pre-training", cache_policy=NO_CACHE)
+def continue_model(tokenizer: Tokenizer, start: Checkpoint, recipe: ContinueRecipe, execution: Execution) -> Checkpoint:
+    """Goes on from a model with the text that the tokenizer encoded; `loss` is held against `loss_before`."""
+    this = continue_step(recipe, tokenizer.key, start.key)
+
+    def build(folder: Path) -> dict[str, Any]:
+        _warn_of_missing(recipe.mixture, tokenizer)
+        tokens = sum(tokenizer.summary["tokens"]["train"].values())
+        return train(this, tokenizer, folder, recipe.over(tokens), execution, start=start.model)
+
+    return steps.materialise(this, Checkpoint, build, resumable=True)
+
+
 def _warn_of_missing(mixture: Mapping[str, float], tokenizer: Tokenizer) -> None:
     there = sorted(tokenizer.summary["tokens"]["train"])
     missing = sorted(set(mixture) - set(there))
@@ -115,17 +161,28 @@ def resolved(recipe: PretrainRecipe, forecast: Forecast | None) -> PretrainRecip
 
 
 def train(
-    this: steps.Step, tokenizer: Tokenizer, folder: Path, recipe: PretrainRecipe, execution: Execution
-) -> dict[str, Any]:
-    """Trains in a worker process with one thread: two of them side by side are faster than one with two threads."""
+    this: steps.Step, tokenizer: Tokenizer, folder: Path, recipe: PretrainRecipe, execution: Execution, *,
+    start: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains in a worker process with one thread: two of them side by side are faster than one with two threads.
+
+    From fresh weights, or from those in the folder `start`. Raises SourceError where the text is too short.
+    """
+    for split in ("train", "validation"):
+        longest = max(tokenizer.summary["tokens"].get(split, {}).values(), default=0)
+        if longest < recipe.context:
+            raise SourceError(
+                f"the longest {split} text has {longest} tokens and a window {recipe.context}: add text to the source, "
+                "or lower pretrain.context"
+            )
     return workers.call(
-        _train, tokenizer.path, folder, recipe, execution.device, threads=execution.threads_each,
+        _train, tokenizer.path, folder, recipe, execution.device, start, threads=execution.threads_each,
         processes=execution.processes, label=f"{this.stage}/{this.name}", log=folder / "log",
     )  # fmt: skip
 
 
-def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str) -> dict[str, Any]:
-    from transformers import AutoTokenizer, Trainer, TrainingArguments
+def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, start: Path | None) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
     from models.architectures import fresh_model
     from models.optimizers import MuonAdamW
@@ -137,7 +194,11 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str) -> d
         split: PackedWindows(tokens / "tokens" / split, recipe.mixture, context=recipe.context, tokens=count)
         for split, count in (("train", recipe.tokens), ("validation", recipe.validation_tokens))
     }
-    model = fresh_model(recipe.size, tokenizer, seed=recipe.seed)
+    if start:
+        model = AutoModelForCausalLM.from_pretrained(start, attn_implementation="eager", dtype="float32")
+    else:
+        model = fresh_model(recipe.size, tokenizer, seed=recipe.seed)
+    before = {"loss_before": _loss(model, windows["validation"])} if start else {}
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
     steps_ = max(1, len(windows["train"]) // recipe.batch)
     arguments = training.arguments(
@@ -159,12 +220,20 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str) -> d
     return {
         **figures,
         **baselines,
+        **before,
         "loss": loss,
         "size": recipe.size,
         "tokens": steps_ * recipe.batch * recipe.context,
         "parameters": sum(p.numel() for p in model.parameters()),
         "non_embedding": sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel(),
     }
+
+
+def _loss(model: Any, held_out: Any) -> float:
+    from models.generation import window_losses
+
+    losses = window_losses(model, held_out.all_ids())
+    return sum(losses) / len(losses)
 
 
 def _baselines(model: Any, windows: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:

@@ -1,30 +1,33 @@
-"""The registry: a model is logged, compared with the champion on the same items, and promoted or not, with reasons."""
+"""The registry: a model is logged as a version with its evaluation and all that leads back to where it came from."""
 
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import catalogue, code, pages, steps, tracking
+from tasks import catalogue, steps, tracking
 from tasks.artifacts import Checkpoint, EvaluationReport, RegisteredModel
-from tasks.catalogue import CHALLENGER, CHAMPION, PREVIOUS, STAGE, VERDICT
+from tasks.catalogue import CHALLENGER, CONTENT, PASSED, STAGE, VERDICT
 from tasks.errors import RegistryError
-from tasks.gate import ITEMS, METRICS, Gate, Items, decide, read_items
+from tasks.gate import Gate
+from tasks.rival import METRICS, REPORT, yardstick
 from tasks.settings import home
+from tasks.training import EXPORT
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-PROMOTED, REFUSED = "promoted", "not promoted"
-ITEMS_DIGEST, ROW = "evergreen.items_digest", "evergreen.row"
+TASK = "text-generation"
+PICKLED = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
+GATE = "gate.json"
+YARDSTICK, ROW = "evergreen.yardstick", "evergreen.row"
 REQUIREMENTS = ("torch", "transformers", "accelerate", "tokenizers")
 
 logger = logging.getLogger("evergreen.registry")
@@ -42,37 +45,48 @@ def status(name: str, wanted: str) -> steps.Status:
         return steps.Status(False, f"no version of {name} has this model, evaluation and gate")
     if VERDICT not in found.tags:
         return steps.Status(False, f"version {found.version} of {name} waits for its verdict")
+    if found.tags[VERDICT] == PASSED:
+        return steps.Status(False, f"version {found.version} of {name} waits for its promotion")
     return steps.Status(True, f"is version {found.version} of {name}")
 
 
 @task(task_run_name="register {name}", cache_policy=NO_CACHE)
 def register(
-    model: Checkpoint,
-    report: EvaluationReport,
-    *,
-    name: str,
-    gate: Gate,
-    lineage: Mapping[str, str],
-    evaluate_again: Callable[[Path], Items],
+    model: Checkpoint, report: EvaluationReport, *, name: str, gate: Gate, lineage: Mapping[str, str]
 ) -> RegisteredModel:
-    """Logs and registers a model once, and moves the champion's alias to it or leaves it.
+    """Logs a model once and registers it as the challenger; the same model, evaluation and gate are one version.
 
-    `evaluate_again(folder)` scores the champion on the report's items where it was scored on others. Two runs at
-    once wait for each other, so that one champion remains. Raises RegistryError for a name that MLflow or a folder
-    cannot bear.
+    Raises RegistryError for a name that MLflow or a folder cannot bear, and for weights that are no safetensors.
     """
     _check_name(name)
     wanted = key(name, model.key, report.key, gate)
-    with _lock(name), tracking.reachable():
+    with lock(name), tracking.reachable():
         version = catalogue.version_with(name, wanted)
-        reused = version is not None and VERDICT in version.tags
+        reused = version is not None and version.tags.get(VERDICT, PASSED) != PASSED
         if version is None:
             version = _log_version(model, report, name, wanted, gate, lineage)
-        if not reused:
-            _settle(version, model.model, report.path, gate, evaluate_again)
-        registered = _artifact(name, version.version, model, report, reused=reused)
-    pages.show_version(registered)
-    return registered
+        folder = catalogue.folder_of(version)
+        if CONTENT not in version.tags:
+            content = catalogue.checkpoint(folder).key
+            tracking.client().set_model_version_tag(name, version.version, CONTENT, content)
+        made = RegisteredModel(
+            stage=STAGE, name=name, key=wanted, digest=model.digest, path=folder,
+            inputs={"model": model.digest, "report": report.digest}, run_id=version.run_id, reused=reused,
+        )  # fmt: skip
+        return handle(version, made)
+
+
+def handle(version: "ModelVersion", made: RegisteredModel) -> RegisteredModel:
+    """The handle with what the registry says of the version now."""
+    found = tracking.client().get_model_version(version.name, version.version)
+    described = catalogue.described(found, catalogue.aliases(found.name))
+    summary = {
+        **{field: described[field] for field in ("version", "aliases", "verdict")},
+        "reasons": found.tags.get("reasons", "").splitlines(),
+        "checks": json.loads(found.tags.get("checks", "[]")),
+        "skipped": found.tags.get("skipped", "").splitlines(),
+    }
+    return made.model_copy(update={"summary": summary})
 
 
 def _log_version(
@@ -80,9 +94,11 @@ def _log_version(
 ) -> "ModelVersion":
     """A run with the evaluation, the model logged in it, and a version of it that is the challenger."""
     store, figures = tracking.client(), _figures(report.path)
-    tags = {**lineage, tracking.KEY: wanted, ITEMS_DIGEST: _yardstick(figures), ROW: gate.candidate}
+    tags = {**lineage, tracking.KEY: wanted, YARDSTICK: yardstick(report.path), ROW: gate.candidate}
     with tracking.run(stage=STAGE, name=name, key=wanted, params=gate.model_dump(mode="json"), tags=tags) as run:
-        tracking.log_files(run.id, [report.path / METRICS, report.path / ITEMS])
+        tracking.log_files(run.id, [report.path / each for each in REPORT])
+        tracking.log_files(run.id, [path for path in (model.path / EXPORT,) if path.exists()])
+        tracking.log_text(run.id, GATE, gate.model_dump_json(indent=1))
         tracking.log_metrics(run.id, {**_all_rows(figures), **_means(figures, gate.candidate)})
         if name not in catalogue.models():
             store.create_registered_model(name)
@@ -96,68 +112,42 @@ def _log_version(
 
 
 def _log_model(run_id: str, name: str, folder: Path) -> str:
-    """Logs a merged model with its tokenizer in the transformers flavour; returns the logged model's id.
+    """Logs a merged model with its tokenizer in the transformers flavour, file by file; returns the logged model's id.
 
-    An unmerged adapter would be written without a complaint and come back with random weights.
+    The weights are copied and never loaded. An unmerged adapter would be written without a complaint and come back
+    with random weights; pickled weights would run code where they are loaded.
     """
     import mlflow.transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as messages
 
+    refused = [path.name for path in folder.iterdir() if path.suffix in PICKLED or path.name.startswith("adapter_")]
+    if refused or not list(folder.glob("*.safetensors")):
+        raise RegistryError(
+            f"{folder} holds {', '.join(refused) or 'no weights'}: a registered model is merged and in safetensors; "
+            "save it with merge_and_unload().save_pretrained(folder)"
+        )
     messages.disable_progress_bar()
-    parts = {"model": AutoModelForCausalLM.from_pretrained(folder), "tokenizer": AutoTokenizer.from_pretrained(folder)}
     pinned = [f"{each}=={_release(each)}" for each in REQUIREMENTS]
-    with tracking.quiet(), mlflow.start_run(run_id=run_id):
-        logged = mlflow.transformers.log_model(parts, name=name, task="text-generation", pip_requirements=pinned)
+    with tracking.quiet(), mlflow.start_run(run_id=run_id), _pipelines_by_class():
+        logged = mlflow.transformers.log_model(str(folder), name=name, task=TASK, pip_requirements=pinned)
     return logged.model_id
+
+
+@contextmanager
+def _pipelines_by_class() -> Iterator[None]:
+    """MLflow 3.17 expects the class of a task's pipeline where transformers 5 keeps its import path."""
+    from transformers import TextGenerationPipeline, pipelines
+
+    entry = pipelines.SUPPORTED_TASKS[TASK]
+    path, entry["impl"] = entry["impl"], TextGenerationPipeline
+    try:
+        yield
+    finally:
+        entry["impl"] = path
 
 
 def _release(library: str) -> str:
     return metadata.version(library).split("+")[0]
-
-
-def _settle(
-    version: "ModelVersion", model: Path, report: Path, gate: Gate, evaluate_again: Callable[[Path], Items]
-) -> None:
-    """Decides and records. The verdict is written last: a version without one is decided by the next run."""
-    champion = catalogue.aliased(version.name, CHAMPION)
-    promoted = champion is not None and champion.version == version.version  # killed between the swap and its record
-    if not promoted:
-        items = _champion_items(champion, report, evaluate_again) if champion else None
-        verdict = decide(report, items, gate)
-        checks = json.dumps([check.model_dump() for check in verdict.checks])
-        _tag(version, {"reasons": "\n".join(verdict.reasons), "checks": checks})
-        if promoted := verdict.promote:
-            _swap(version, champion, model)
-    _tag(version, {VERDICT: PROMOTED if promoted else REFUSED})
-    if promoted:
-        tracking.client().delete_registered_model_alias(version.name, CHALLENGER)
-    logger.info("version %s of %s is %s", version.version, version.name, PROMOTED if promoted else REFUSED)
-
-
-def _swap(version: "ModelVersion", champion: "ModelVersion | None", model: Path) -> None:
-    """Versions the weights first: whatever fails, the alias still names the champion that was."""
-    from tasks.versioning import version_model
-
-    pointer = version_model.fn(model, version.name)
-    _tag(version, {f"dvc.{field}": str(value) for field, value in pointer.items()})
-    if champion is not None:
-        tracking.client().set_registered_model_alias(version.name, PREVIOUS, champion.version)
-    tracking.client().set_registered_model_alias(version.name, CHAMPION, version.version)
-
-
-def _champion_items(champion: "ModelVersion", report: Path, evaluate_again: Callable[[Path], Items]) -> Items:
-    if champion.tags.get(ITEMS_DIGEST) != _yardstick(_figures(report)):
-        logger.info("version %s, the champion, was scored on other items; evaluating it again", champion.version)
-        return evaluate_again(catalogue.folder_of(champion))
-    with TemporaryDirectory() as folder:
-        items = read_items(Path(tracking.client().download_artifacts(champion.run_id, ITEMS, folder)))
-    return [{"id": item["id"], "scores": item["scores"][champion.tags[ROW]]} for item in items]
-
-
-def _yardstick(figures: Mapping[str, Any]) -> str:
-    """Digest of the items and of the code that scores them: scores compare only where both are the same."""
-    return steps.digest_of([figures["items_digest"], code.digests("models.metrics", "models.rewards")])[:16]
 
 
 def _figures(report: Path) -> dict[str, Any]:
@@ -175,38 +165,13 @@ def _means(figures: Mapping[str, Any], row: str) -> dict[str, float]:
     return {metric: cell["mean"] for metric, cell in figures["rows"][row].items()}
 
 
-def _artifact(name: str, number: str, model: Checkpoint, report: EvaluationReport, *, reused: bool) -> RegisteredModel:
-    found = tracking.client().get_model_version(name, number)
-    described = catalogue.described(found, catalogue.models()[name])
-    return RegisteredModel(
-        stage=STAGE,
-        name=name,
-        key=found.tags[tracking.KEY],
-        digest=model.digest,
-        path=catalogue.folder_of(found),
-        inputs={"model": model.digest, "report": report.digest},
-        summary={
-            **{field: described[field] for field in ("version", "aliases", "verdict")},
-            "reasons": found.tags["reasons"].splitlines(),
-            "checks": json.loads(found.tags["checks"]),
-        },
-        run_id=found.run_id,
-        reused=reused,
-    )
-
-
-def _tag(version: "ModelVersion", tags: Mapping[str, str]) -> None:
-    for name, value in tags.items():
-        tracking.client().set_model_version_tag(version.name, version.version, name, value)
-
-
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
         raise RegistryError(f"{name!r} cannot name a model; use at most 64 small letters, digits and . _ -")
 
 
 @contextmanager
-def _lock(name: str) -> Iterator[None]:
+def lock(name: str) -> Iterator[None]:
     from filelock import FileLock
 
     folder = home() / "registry"

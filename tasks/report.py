@@ -39,7 +39,7 @@ def step(recipe: ReportRecipe, parts: Mapping[str, str]) -> steps.Step:
     """`parts` maps roles to keys."""
     return steps.Step(
         stage="report", name=recipe.model, recipe=recipe, inputs=parts, libraries=("matplotlib",),
-        modules=("tasks.report_sections", "tasks.report_metrics", "tasks.report_page", "tasks.report_plots"),
+        modules=(*(f"tasks.report_{part}" for part in ("sections", "metrics", "page", "plots")), "tasks.verdict"),
     )  # fmt: skip
 
 
@@ -89,6 +89,8 @@ def announce(report: Artifact, evaluation: EvaluationReport, registered: Registe
     summary = registered.summary
     reasons = "\n".join(f"  - {reason}" for reason in summary["reasons"])
     logger.info("%s version %s is %s:\n%s", registered.name, summary["version"], summary["verdict"], reasons)
+    for skipped in summary.get("skipped", []):
+        logger.info("the gate did not ask for %s", skipped)
     logger.info("report: %s", report.path / "report.html")
     logger.info("next: evergreen chat %s/%s, evergreen models, evergreen plan", registered.name, summary["version"])
 

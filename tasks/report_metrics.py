@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from tasks.artifacts import Artifact
-from tasks.report_page import BAD, GOOD, Cell, Figure, Prose, Section, Table
+from tasks.report_page import BAD, GOOD, Cell, Figure, Points, Prose, Section, Table
 
 RULES = ("rule: ", "human")  # rows that nobody trained
 NAMES = {
     "loss": "loss, nats per answer token", "perplexity": "perplexity", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L", "bleu": "BLEU", "grounded": "grounded answers", "guideline": "follows the guideline",
-    "chars": "length, characters", "score": "ranking score", "reward": "reward",
-    "topic_accuracy": "topic accuracy", "text_loss": "loss on held-out text",
+    "toxic": "toxic answers", "chars": "length, characters", "score": "ranking score", "reward": "reward",
+    "topic_accuracy": "topic accuracy", "bits_per_byte": "bits per byte of held-out text",
 }  # fmt: skip
-COSTS = {"loss", "perplexity", "text_loss"}  # less is better
+COSTS = {"loss", "perplexity", "toxic", "bits_per_byte"}  # less is better
 NEUTRAL = {"chars"}
 PICTURED = ("rougeL", "grounded", "guideline", "chars", "score", "loss")
 
@@ -32,6 +32,8 @@ def evaluation(folder: Path, parts: Mapping[str, Artifact]) -> Section:
     pictured = {metric: capitalised(NAMES.get(metric, metric)) for metric in PICTURED if metric in columns}
     draw(rows, pictured, folder / "plots" / "metrics.png")
     table = [[NAMES.get(metric, metric), *(_cell(rows, row, metric) for row in rows)] for metric in columns]
+    sizes = found.get("parameters", {})
+    table.append(["parameters", *(Cell(f"{sizes[row]:,}") if row in sizes else "" for row in rows)])
     return Section(
         "Metrics by stage",
         [
@@ -39,10 +41,25 @@ def evaluation(folder: Path, parts: Mapping[str, Artifact]) -> Section:
                 f"{found['items']:,} held-out items, the same for every row, with 95% bootstrap intervals. Bold is the "
                 "best trained model of a line. Rules and human text learn nothing: they say what the numbers are worth."
             ),
+            *_contamination(found.get("contamination", {})),
             Table(["", *rows], table),
             Figure("plots/metrics.png", "Mean and 95% interval of every stage, beside rules and the human text."),
         ],
     )
+
+
+def _contamination(found: Mapping[str, Any]) -> list[Prose | Points]:
+    """How many of the held-out items stand in the training data, and what could not be looked at."""
+    if not found:
+        return []
+    worst = max(found, key=lambda row: found[row]["contaminated"] + found[row]["earlier"])
+    now, before = found[worst]["contaminated"], found[worst]["earlier"]
+    said = f"{now:,} stand in the training data and {before:,} in earlier training data (of {worst})"
+    said = said if now or before else "none stands in training data"
+    measured_on = f"{found[worst]['items']:,} held-out items and {found[worst]['texts']:,} documents"
+    prose = Prose(f"Of {measured_on}, {said}; the gate leaves such items out.")
+    unchecked = sorted({sentence for row in found.values() for sentence in row.get("unchecked", [])})
+    return [prose, *([Points(unchecked)] if unchecked else [])]
 
 
 def _cell(rows: Mapping[str, Any], row: str, metric: str) -> Cell | str:

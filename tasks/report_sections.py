@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.loss_mask import Piece, sentence
-from tasks import steps, tracking
+from tasks import steps, tracking, verdict
 from tasks.artifacts import Artifact
 from tasks.lineage import ancestors
 from tasks.progress import HISTORY
@@ -200,20 +200,31 @@ def _guideline_curve(history: Sequence[Mapping[str, float]]) -> dict[str, str]:
 
 
 def _gate(parts: Mapping[str, Artifact]) -> Section:
-    checks = parts["registered"].summary.get("checks", []) if "registered" in parts else []
-    if not checks:
+    """Every condition with what was measured, and what was not asked."""
+    made = parts["registered"].summary if "registered" in parts else {}
+    if not made.get("checks"):
         return Section("", ())
     rows = [
         [
             Cell("met", tone=GOOD) if check["ok"] else Cell("not met", tone=BAD),
             check["name"],
-            Cell(f"{check['value']:g}") if check["low"] is None
-            else Cell(f"{check['value']:+.3f}", f"[{check['low']:+.3f}, {check['high']:+.3f}]"),
+            _measured(check),
             check["bound"],
+            check.get("note", ""),
         ]
-        for check in checks
-    ]  # fmt: skip
-    return Section("The gate", [Table(["", "condition", "measured", "required"], rows)])
+        for check in made["checks"]
+    ]
+    blocks: list[Block] = [Table(["", "condition", "measured", "required", ""], rows)]
+    if made.get("skipped"):
+        blocks += [Prose("Not asked:"), Points(made["skipped"])]
+    return Section("The gate", blocks)
+
+
+def _measured(check: Mapping[str, Any]) -> Cell:
+    value, _, between = verdict.figure(check).partition(" [")
+    if check["value"] is None:
+        return Cell(verdict.figure(check), tone=BAD)
+    return Cell(value, f"[{between}" if between else "")
 
 
 def _data(parts: Mapping[str, Artifact]) -> Section:

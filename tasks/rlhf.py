@@ -39,7 +39,7 @@ def step(recipe: RLHFRecipe, model: str, reward: str, dataset: str) -> steps.Ste
     return steps.Step(
         stage="rlhf", name="grpo", recipe=recipe, inputs={"model": model, "reward": reward, "dataset": dataset},
         libraries=("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
-        modules=("tasks.training", "tasks.preferences", "models.rewards"),
+        modules=("tasks.training", "tasks.preferences", "models.rewards", "models.exported"),
     )  # fmt: skip
 
 
@@ -109,6 +109,8 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
         peft_config=adapter,
     )  # fmt: skip
     figures = training.run(trainer, folder)
+    probes = [{"prompt": asked(row), "answer": row["response"]} for row in rows]
+    training.record_export(trainer, tokenizer, probes, folder)
     merged = trainer.model.merge_and_unload()
     merged.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")

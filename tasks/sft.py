@@ -18,7 +18,7 @@ from tasks.rows import read
 from tasks.settings import Execution
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-MODULES = ("tasks.training", "models.architectures", "models.optimizers", "models.tokenizer")
+MODULES = ("tasks.training", "models.architectures", "models.optimizers", "models.tokenizer", "models.exported")
 CHECKED = 64  # examples whose loss mask is looked at before the first step
 
 
@@ -143,6 +143,8 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     rows = _fitting(tokenizer, examples(data / "instructions" / "train.jsonl", recipe, recipe.seed), recipe.max_length)
     trainer = _trainer(model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, rates=rates)
     figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step)
+    probes = [{"prompt": row["prompt"], "answer": row["completion"][0]["content"]} for row in rows]
+    training.record_export(trainer, tokenizer, probes, folder)
     _save_adapter(trainer.model, folder / "adapter", base.parent.name)
     merged = trainer.model.merge_and_unload()
     merged.save_pretrained(folder / "model")

@@ -1,6 +1,7 @@
 """Trains the tokenizer on the training side of the text and encodes every split once."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import steps, workers
-from tasks.artifacts import Dataset, Tokenizer
+from tasks.artifacts import Checkpoint, Dataset, Tokenizer
 from tasks.settings import Execution
 
 SPLITS = ("train", "validation", "test")
@@ -52,23 +53,69 @@ def train_tokenizer(dataset: Dataset, recipe: TokenizerRecipe, execution: Execut
     return steps.materialise(this, Tokenizer, build)
 
 
+class EncodeRecipe(BaseModel):
+    """How much is encoded with a tokenizer that there is already."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    characters: int = Field(
+        2_500_000, ge=10_000, description="At most so many characters of each domain and split are encoded."
+    )
+
+
+def encoding_step(recipe: EncodeRecipe, dataset: str, model: str) -> steps.Step:
+    return steps.Step(
+        stage="tokenizer", name="encoded", recipe=recipe, inputs={"dataset": dataset, "model": model},
+        libraries=("tokenizers", "transformers"), modules=("models.tokenizer", "models.packing"),
+    )  # fmt: skip
+
+
+@task(task_run_name="encode with the champion's tokenizer", cache_policy=NO_CACHE)
+def encode(dataset: Dataset, model: Checkpoint, recipe: EncodeRecipe, execution: Execution) -> Tokenizer:
+    """As `train_tokenizer`, with the tokenizer of a model: one that is continued keeps its vocabulary."""
+    this = encoding_step(recipe, dataset.key, model.key)
+
+    def build(folder: Path) -> dict[str, Any]:
+        arguments = (dataset.path / "text", folder, recipe.characters, model.model)
+        return workers.call(_encode_again, *arguments, threads=1, processes=execution.processes, label="tokenizer")
+
+    return steps.materialise(this, Tokenizer, build)
+
+
+def _encode_again(text: Path, folder: Path, characters: int, model: Path) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    return _encode(_texts(text, characters), AutoTokenizer.from_pretrained(model), folder)
+
+
 def _build(text: Path, folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     from models import tokenizer as bpe
-    from models.packing import write_stream
 
-    texts = {split: _read(text / f"{split}.jsonl", recipe["characters"]) for split in SPLITS}
+    texts = _texts(text, recipe["characters"])
     passages = [passage for domain in texts["train"].values() for passage in domain]
     tokenizer = bpe.train_tokenizer(passages, vocabulary=recipe["vocabulary"], context=recipe["context"])
+    return _encode(texts, tokenizer, folder)
+
+
+def _texts(text: Path, characters: int) -> dict[str, dict[str, list[str]]]:
+    return {split: _read(text / f"{split}.jsonl", characters) for split in SPLITS}
+
+
+def _encode(texts: Mapping[str, Mapping[str, list[str]]], tokenizer: Any, folder: Path) -> dict[str, Any]:
+    """Writes the tokenizer and the token streams, each document ended with the tokenizer's own end."""
+    from models.packing import write_stream
+
     tokenizer.save_pretrained(folder / "tokenizer")
     summary: dict[str, Any] = {"vocabulary": len(tokenizer), "tokens": {}, "characters_per_token": {}}
-    end = tokenizer.convert_tokens_to_ids(bpe.END)
+    end = tokenizer.eos_token_id
     for split, domains in texts.items():
         (folder / "tokens" / split).mkdir(parents=True)
+        summary["tokens"][split] = {}
         for domain, documents in domains.items():
             rows = tokenizer.backend_tokenizer.encode_batch_fast(documents, add_special_tokens=False)
             ids = [i for row in rows for i in (*row.ids, end)]
             count = write_stream(folder / "tokens" / split / f"{domain}.bin", ids)
-            summary["tokens"].setdefault(split, {})[domain] = count
+            summary["tokens"][split][domain] = count
             if split == "validation":
                 letters = sum(map(len, documents))
                 summary["characters_per_token"][domain] = round(letters / max(1, count - len(documents)), 3)

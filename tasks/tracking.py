@@ -166,6 +166,12 @@ def log_files(run_id: str, paths: Sequence[Path], under: str | None = None) -> N
             store.log_artifact(run_id, str(path), under)
 
 
+def log_text(run_id: str, path: str, text: str) -> None:
+    store = client()
+    with reachable():
+        store.log_text(run_id, text, path)
+
+
 @contextmanager
 def as_default() -> Iterator[None]:
     """Makes this store MLflow's own default for a while: its model API takes no client."""

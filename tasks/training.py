@@ -5,13 +5,14 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import TrainingDivergedError
 from tasks.progress import HISTORY
 
+EXPORT = "export.json"  # what the model said when its training ended
 COMPLETE = "complete.json"  # written last: a checkpoint folder without it, or of other sizes, is torn
 
 
@@ -90,6 +91,18 @@ def quiet() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+
+
+def record_export(trainer: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """`export.json`: what the trained model says, before it is merged and saved. Rows hold `prompt` and `answer`.
+
+    In the precision of its weights, as an export runs, and not in the bf16 that accelerate wraps its forward in.
+    """
+    from models.exported import record
+
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    said = json.dumps(record(model, tokenizer, rows), ensure_ascii=False, indent=1)
+    (folder / EXPORT).write_text(said + "\n", encoding="utf-8")
 
 
 def finish(folder: Path) -> None:

@@ -54,6 +54,21 @@ def version_model(folder: Path, name: str) -> dict[str, Any]:
         return _version(folder, project() / "models" / name, digest=steps.folder_digest(steps.hash_files(folder)))
 
 
+def drop_model(name: str) -> None:
+    """Takes away the folder and the pointer of a model that has no champion any more; DVC's cache keeps the weights.
+
+    A folder that somebody changed stays, with a warning.
+    """
+    target = project() / "models" / name
+    with repository.lock():
+        pointer, found = pointers.read(target), pointers.files_of(target)
+        if found and pointers.list_md5(found) != pointer.md5:
+            logger.warning("%s was changed by hand and stays, though %s has no champion", target, name)
+            return
+        pointers.file_of(target).unlink(missing_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+
+
 def commit_pointer(target: Path) -> str:
     """Commits one pointer to git, nothing else, and returns the commit; empty where the pointer had not changed.
 

@@ -16,7 +16,7 @@ HEAVY = (
     "torch", "transformers", "trl",
 )  # fmt: skip
 FLOWS = sorted(f"flows.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__")
-COMMANDS = ("run", "plan", "validate", "data", "models", "chat", "up", "doctor")
+COMMANDS = ("run", "plan", "validate", "data", "models", "promote", "rollback", "chat", "up", "doctor")
 
 
 def test_no_flow_module_imports_anything_heavy() -> None:

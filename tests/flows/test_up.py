@@ -72,12 +72,11 @@ def test_a_run_beside_it_takes_its_servers(house: Household, monkeypatch: pytest
 
 
 def test_changed_data_of_the_model_start_its_retraining_once(house: Household) -> None:
-    """The deployment stands in for the real one where that is not there yet."""
+    """With the pool paused, so that the night itself does not begin."""
     from flows import automations
 
-    existing = house.api.get(f"/deployments/name/{automations.RETRAIN}")
-    deployment = existing["id"] if existing else _stand_in(house.api, automations.RETRAIN)
-    assert len(automations.install(house.api)) == 2
+    house.api.patch(f"/work_pools/{provision.POOL}", {"is_paused": True})
+    deployment = house.api.get(f"/deployments/name/{automations.RETRAIN}")["id"]
     before = {each["name"] for each in house.api.every("/automations/filter", {})}
     automations.install(house.api)
     assert {each["name"] for each in house.api.every("/automations/filter", {})} == before
@@ -90,6 +89,7 @@ def test_changed_data_of_the_model_start_its_retraining_once(house: Household) -
     time.sleep(5)  # as long as a run for one of the other two would take to appear
     (run,) = house.api.every("/flow_runs/filter", query)
     house.api.post(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+    house.api.patch(f"/work_pools/{provision.POOL}", {"is_paused": False})
 
 
 def test_after_kill_9_nothing_of_it_is_left(house: Household) -> None:
@@ -149,13 +149,6 @@ def _listens(port: int) -> set[str]:
                 words = [bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8)]
                 found.add(socket.inet_ntop(family, b"".join(words)))
     return found
-
-
-def _stand_in(api: Api, name: str) -> str:
-    flow, _, deployment = name.partition("/")
-    made = {"name": deployment, "flow_id": api.post("/flows/", {"name": flow})["id"], "entrypoint": "flows.drift.drift",
-            "work_pool_name": provision.POOL, "parameters": {}, "enforce_parameter_schema": False}  # fmt: skip
-    return str(api.post("/deployments/", made)["id"])
 
 
 def _announce(api: Api, alone: str, model: str) -> None:

@@ -213,3 +213,14 @@ def test_refuses_a_least_length_beyond_the_width(tmp_path: Path, width: int, lea
 def test_refuses_a_negative_count(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="common is -1"):
         Contamination(tmp_path, common=-1)
+
+
+def test_every_protected_item_that_was_met_is_named_and_boilerplate_is_not(tmp_path: Path) -> None:
+    contamination = Contamination(tmp_path, common=2)
+    contamination.protect([ITEM, "too short", SHORT], source="quiz")
+    contamination.protect([f"Again: {ITEM}"], source="other")
+    assert contamination.repeated() == []
+    contamination.count([f"It was asked: {ITEM}", "nothing of it", *[SHORT] * 2])
+    assert contamination.repeated() == [("quiz", 0), ("quiz", 2), ("other", 0)]
+    contamination.count([SHORT])
+    assert contamination.repeated() == [("quiz", 0), ("other", 0)]

@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from models.architectures import fresh_model
-from models.generation import answer, answer_losses, window_losses
+from models.generation import answer, answer_losses, bits_per_byte, window_losses
 from models.tokenizer import train_tokenizer
 
 CHATS = [[{"role": "user", "content": text}] for text in ("Rivers", "A poet of France", "Lake", "What is a castle?")]
@@ -56,3 +58,42 @@ def test_a_fresh_model_is_as_unsure_as_chance(model_and_tokenizer: tuple) -> Non
     losses = window_losses(model, ids, batch=3)
     assert len(losses) == 8
     assert np.mean(losses) == pytest.approx(np.log(len(tokenizer)), abs=0.1)
+
+
+def test_bits_per_byte_count_every_token_once_whatever_the_window(model_and_tokenizer: tuple) -> None:
+    model, tokenizer = model_and_tokenizer
+    short, long = "a poet of Überlingen", "a river in France, a poet, a lake, " * 6
+    together = bits_per_byte(model, tokenizer, [short, long, "é"], batch=2)
+    assert together == pytest.approx([bits_per_byte(model, tokenizer, [text])[0] for text in (short, long, "é")])
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(short, add_special_tokens=False)["input_ids"]]])
+    with torch.inference_mode():
+        logs = torch.log_softmax(model(input_ids=ids).logits[0].float(), dim=-1)
+    nats = -sum(logs[i - 1, ids[0, i]].item() for i in range(1, ids.shape[1]))
+    assert together[0] == pytest.approx(nats / math.log(2) / len(short.encode()), abs=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 20, 21])
+def test_windows_cover_each_token_once_with_half_a_window_before_it(length: int) -> None:
+    from models.generation import _windows
+
+    predicted = [place for first, last, fresh in _windows(length, 8) for place in range(fresh, last)]
+    assert predicted == list(range(1, length))
+    assert all(last - first <= 8 and fresh - first in (1, 4) for first, last, fresh in _windows(length, 8))
+
+
+def test_bits_per_byte_compare_across_tokenizers(model_and_tokenizer: tuple) -> None:
+    """Models that know nothing give log2 of their vocabulary a token; per byte that depends on no tokenizer's cuts."""
+    model, tokenizer = model_and_tokenizer
+    other = train_tokenizer(["a river in France"] * 4, vocabulary=260, context=64)  # every byte a token of its own
+    text = "a river in France, a poet, a lake"
+    coarse = bits_per_byte(model, tokenizer, [text])[0]
+    fine = bits_per_byte(fresh_model(1, other, seed=3), other, [text])[0]
+    tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert coarse == pytest.approx(math.log2(270) * tokens / len(text), rel=0.1)
+    assert fine == pytest.approx(math.log2(260), rel=0.1)
+
+
+def test_a_text_without_bytes_is_refused(model_and_tokenizer: tuple) -> None:
+    with pytest.raises(ValueError, match="text 1 is empty"):
+        bits_per_byte(*model_and_tokenizer, ["a", ""])
+    assert bits_per_byte(*model_and_tokenizer, []) == []

@@ -1,88 +1,16 @@
-import json
+"""What is registered, how it is found again, and the questions that plain MLflow answers."""
+
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tasks import catalogue, registry, steps, tracking
-from tasks.artifacts import Checkpoint, EvaluationReport
-from tasks.errors import DataVersionError, RegistryError
+from tasks import catalogue, registry, tracking
+from tasks.errors import RegistryError
 from tasks.gate import Gate
 from tasks.settings import ROOT
+from tests.contest import GATE, LINEAGE, register, scored, submit
 
-GATE = Gate(min_items=20, draws=200)
-LINEAGE = {"data_digest": "d1", "git_commit": "c0ffee"}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return {"EVERGREEN_HOME": tmp_path_factory.mktemp("home"), "EVERGREEN_PROJECT": tmp_path_factory.mktemp("project")}
-
-
-@pytest.fixture(autouse=True)
-def places(folders, shared_store, monkeypatch):
-    """All tests of this file share a home and a registry; each has model names of its own."""
-    for name, folder in folders.items():
-        monkeypatch.setenv(name, str(folder))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_store)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A function that saves a tiny model with random weights of a seed."""
-    from models.architectures import Dimensions, build
-    from models.tokenizer import train_tokenizer
-
-    tokenizer = train_tokenizer(["a small river in the north"] * 9, vocabulary=300, context=32)
-    special = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-    shape = Dimensions(hidden=32, layers=1, heads=1, intermediate=32)
-
-    def make(seed):
-        folder = tmp_path_factory.mktemp(f"model-{seed}")
-        build(shape, vocabulary=300, context=32, special=special, seed=seed).save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
-        digest = steps.folder_digest(steps.hash_files(folder))
-        return Checkpoint(stage="rlhf", name="grpo", key=f"model-{seed}", digest=digest, path=folder)
-
-    return make
-
-
-@pytest.fixture
-def report(tmp_path):
-    """A function that writes an evaluation in which a share of the aligned answers is good."""
-
-    def make(share, items_digest="items-1"):
-        folder = tmp_path / f"report-{share}-{items_digest}"
-        folder.mkdir()
-        lines = [
-            {"id": f"i{n:02}", "scores": {"sft": scored(n % 4 > 1), "aligned": scored(n < 40 * share)}}
-            for n in range(40)
-        ]
-        (folder / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        rows = {
-            row: {metric: {"mean": mean, "low": 0.0, "high": 99.0, "n": 40} for metric, mean in scored(good).items()}
-            for row, good in (("sft", 0.5), ("aligned", share))
-        }
-        (folder / "metrics.json").write_text(json.dumps({"items": 40, "items_digest": items_digest, "rows": rows}))
-        return EvaluationReport(stage="evaluate", name="test", key=folder.name, digest=folder.name, path=folder)
-
-    return make
-
-
-def scored(good):
-    return {"score": 0.3 + good, "rougeL": 0.3, "grounded": float(good), "guideline": float(good), "chars": 30}
-
-
-def never(folder):
-    raise AssertionError("the champion was scored on these items already")
-
-
-def register(model, report, name, evaluate_again=never, lineage=LINEAGE):
-    return registry.register.fn(model, report, name=name, gate=GATE, lineage=lineage, evaluate_again=evaluate_again)
-
-
-def aliases(name):
-    return {alias: int(number) for alias, number in tracking.client().get_registered_model(name).aliases.items()}
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("registry_places")]
 
 
 def test_an_empty_home_has_no_models_and_stays_empty(tmp_path, monkeypatch):
@@ -103,13 +31,13 @@ def test_a_model_goes_in_and_comes_out_the_same(model, report):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     made, told = model(1), report(1.0)
-    registered = register(made, told, "round")
+    registered = submit(made, told, "round")
     assert registered.summary["verdict"] == "promoted"
     assert registered.summary["version"] == 1
     assert registered.summary["aliases"] == ["champion"]
     assert registered.inputs["model"] == made.digest
     assert all(check["ok"] for check in registered.summary["checks"])
-    assert len(registered.summary["reasons"]) == 5
+    assert len(registered.summary["reasons"]) == 9
 
     folder = catalogue.resolve("round")
     assert folder == catalogue.resolve("round@champion") == catalogue.resolve("round/1") == registered.path
@@ -134,69 +62,15 @@ def test_a_model_goes_in_and_comes_out_the_same(model, report):
 
 def test_the_same_registration_is_reused_and_another_gate_is_another(model, report):
     made, told = model(2), report(1.0)
-    first, second = register(made, told, "same"), register(made, told, "same")
+    first, second, third = (submit(made, told, "same"), register(made, told, "same"), submit(made, told, "same"))
     assert (first.reused, second.reused) == (False, True)
     assert second.model_copy(update={"reused": False}) == first
+    assert third == second
     wanted = registry.key("same", made.key, told.key, GATE)
     assert first.key == wanted
     assert registry.status("same", wanted).reused
     other = registry.key("same", made.key, told.key, Gate())
     assert registry.status("same", other).why == "no version of same has this model, evaluation and gate"
-
-
-def test_a_better_model_takes_over_and_a_worse_one_moves_nothing(model, report):
-    register(model(3), report(0.8), "line")
-    assert aliases("line") == {"champion": 1}
-    better = register(model(4), report(1.0), "line")
-    assert better.summary["verdict"] == "promoted"
-    assert aliases("line") == {"champion": 2, "previous": 1}
-    worse = register(model(5), report(0.9), "line")
-    assert worse.summary["verdict"] == "not promoted"
-    assert worse.summary["reasons"][0].startswith("score against champion -0.100 [")
-    assert aliases("line") == {"champion": 2, "previous": 1, "challenger": 3}
-    assert [each["verdict"] for each in catalogue.listing("line")] == ["not promoted", "promoted", "promoted"]
-    assert catalogue.resolve("line@challenger") == worse.path != catalogue.resolve("line") == better.path
-
-
-def test_a_champion_that_was_scored_on_other_items_is_scored_again(model, report):
-    first = register(model(6), report(1.0), "again")
-    folders = []
-
-    def evaluate_again(folder):
-        folders.append(folder)
-        return [{"id": f"i{n:02}", "scores": scored(n < 30)} for n in range(40)]
-
-    second = register(model(7), report(1.0, "items-2"), "again", evaluate_again)
-    assert folders == [first.path]
-    assert catalogue.checkpoint(first.path).model == first.path
-    assert second.summary["checks"][1]["value"] == pytest.approx(0.25)
-    assert aliases("again")["champion"] == 2
-
-
-def test_weights_that_cannot_be_versioned_leave_the_champion_and_the_next_run_goes_on(
-    model, report, tmp_path, monkeypatch
-):
-    first, made, told = register(model(8), report(0.8), "safe"), model(9), report(1.0)
-    (tmp_path / "models").write_text("a file where a folder should be")
-    with monkeypatch.context() as broken:
-        broken.setenv("EVERGREEN_PROJECT", str(tmp_path))
-        with pytest.raises((OSError, DataVersionError)):
-            register(made, told, "safe")
-    assert aliases("safe") == {"champion": 1, "challenger": 2}
-    assert catalogue.resolve("safe") == first.path
-    assert catalogue.listing("safe")[0]["verdict"] == "undecided"
-    second = register(made, told, "safe")
-    assert second.summary["version"] == 2
-    assert aliases("safe") == {"champion": 2, "previous": 1}
-
-
-def test_two_at_once_leave_one_champion(model, report):
-    pairs = [(model(10), report(0.9)), (model(11), report(1.0))]
-    with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(lambda pair: register(*pair, "pair"), pairs))
-    champion = aliases("pair")["champion"]
-    assert sorted(each.summary["version"] for each in done) == [1, 2]
-    assert done[[each.summary["version"] for each in done].index(champion)].summary["verdict"] == "promoted"
 
 
 def test_the_queries_of_the_page_run_as_written(model, report, tmp_path, capsys):
@@ -206,7 +80,7 @@ def test_the_queries_of_the_page_run_as_written(model, report, tmp_path, capsys)
     (tmp_path / "log" / "history.jsonl").write_text('{"step": 4, "loss": 2.5}\n')
     with tracking.run(stage="pretrain", name="main", key="base-key", params={}, tags={}) as run:
         run.log({}, tmp_path)
-    register(model(12), report(1.0), "encyclopaedia", lineage=LINEAGE | {"step.pretrain.main": "base-key"})
+    submit(model(12), report(1.0), "encyclopaedia", lineage=LINEAGE | {"step.pretrain.main": "base-key"})
     with tracking.as_default():
         exec(code.replace("sqlite:///.evergreen/mlflow.db", tracking.uri()), {})
     said = capsys.readouterr().out
@@ -218,7 +92,7 @@ def test_the_queries_of_the_page_run_as_written(model, report, tmp_path, capsys)
 @pytest.mark.parametrize("reference", ["round/7", "round@nobody", "nobody", "round/1@champion", ""])
 def test_what_does_not_exist_is_refused_with_what_does(reference, model, report):
     if "round" not in {each["name"] for each in catalogue.listing()}:
-        register(model(1), report(1.0), "round")
+        submit(model(1), report(1.0), "round")
     with pytest.raises(RegistryError, match=r"no model answers to .*round/1 \(round@champion\)"):
         catalogue.resolve(reference)
 
@@ -234,3 +108,33 @@ def test_a_version_that_somebody_registered_by_hand_is_listed(model, tmp_path):
     store.create_model_version("by-hand", source=tmp_path.as_uri())
     (entry,) = catalogue.listing("by-hand")
     assert (entry["run_id"], entry["metrics"], entry["verdict"]) == ("", {}, "undecided")
+
+
+def test_the_weights_are_copied_byte_for_byte(model, report):
+    made = model(13)
+    registered = register(made, report(1.0), "bytes")
+    assert (registered.path / "model.safetensors").read_bytes() == (made.model / "model.safetensors").read_bytes()
+    assert registered.summary["verdict"] == "undecided"
+    assert registered.summary["aliases"] == ["challenger"]
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_config.json"])
+def test_pickled_weights_and_adapters_are_refused_before_anything_is_registered(model, report, name):
+    made = model(14)
+    (made.model / name).write_text("{}")
+    with pytest.raises(RegistryError, match=f"holds {name}: a registered model is merged and in safetensors"):
+        register(made, report(1.0), f"refused-{name[:5]}")
+    assert catalogue.models().get(f"refused-{name[:5]}", {}) == {}
+
+
+def test_a_folder_without_weights_is_refused(model, report):
+    made = model(15)
+    (made.model / "model.safetensors").unlink()
+    with pytest.raises(RegistryError, match="holds no weights"):
+        register(made, report(1.0), "empty")
+
+
+def test_the_step_behind_a_registered_model_is_found_by_its_folder(model, report):
+    made = register(model(13), report(1.0), "origin", lineage=LINEAGE | {"model_key": "step-of-13"})
+    assert catalogue.origin(catalogue.checkpoint(made.path).key) == "step-of-13"
+    assert catalogue.origin("nowhere") == ""

@@ -50,7 +50,7 @@ def finished(
 
 COLUMNS = (
     "loss", "perplexity", "rouge1", "rouge2", "rougeL", "bleu", "grounded",
-    "guideline", "chars", "score", "reward", "topic_accuracy", "text_loss",
+    "guideline", "toxic", "chars", "score", "reward", "topic_accuracy", "bits_per_byte",
 )  # fmt: skip
 
 
@@ -70,12 +70,13 @@ def row(loss, rouge, grounded, guideline, chars):
         "bleu": cell(rouge * 30, 0.9),
         "grounded": share(grounded, 0.022),
         "guideline": share(guideline, 0.021),
+        "toxic": share(0.002, 0.002),
         "chars": cell(chars, 0.8),
         "score": cell(rouge + grounded / 2 + guideline / 4, 0.017),
     }
     if loss:
         cells |= {"loss": cell(loss, 0.04), "perplexity": cell(math.exp(loss), 1.7), "reward": cell(5 - loss, 0.05)}
-        cells |= {"topic_accuracy": cell(0.9 - loss / 10, 0.04), "text_loss": cell(loss + 0.3, 0.03)}
+        cells |= {"topic_accuracy": cell(0.9 - loss / 10, 0.04), "bits_per_byte": cell(loss / 1.5, 0.03)}
     return cells
 
 
@@ -97,7 +98,18 @@ def claim(text, better, worse, metric, gain, spread):
 def metrics():
     return {
         "items": 947,
-        "items_digest": "d",
+        "yardstick": "y",
+        "parameters": {"base": 1_250_000, "sft": 1_250_000},
+        "contamination": {
+            "sft": {"items": 947, "texts": 200, "contaminated": 0, "earlier": 0, "unchecked": []},
+            "aligned": {
+                "items": 947,
+                "texts": 200,
+                "contaminated": 0,
+                "earlier": 2,
+                "unchecked": ["step x is not in the store"],
+            },
+        },
         "columns": list(COLUMNS),
         "rows": {name: row(*figures) for name, figures in ROWS.items()},
         "comparisons": [
@@ -197,22 +209,26 @@ def data_summary():
 
 
 def verdict():
-    def check(name, value, low, high, bound):
-        return {"name": name, "value": value, "low": low, "high": high, "bound": bound, "ok": True}
+    def check(name, value, low, high, bound, ok=True, note=""):
+        return {"name": name, "value": value, "low": low, "high": high, "bound": bound, "ok": ok, "note": note}
 
     checks = [
         check("held-out items", 947, None, None, "at least 200"),
         check("guideline against sft", 0.19, 0.163, 0.217, "above 0"),
         check("rougeL against sft", 0.006, -0.005, 0.017, "above -0.02"),
-        check("length over sft", 0.846, None, None, "within 0.6 and 1.4"),
+        check("length over sft", 0.846, 0.82, 0.871, "within 0.6 and 1.4"),
+        check("latency over champion", None, None, None, "below 1.25", ok=False, note="nobody timed the two"),
     ]
     reasons = [
         "held-out items 947, at least 200 as required",
         "guideline against sft +0.190 [+0.163, +0.217], above 0 as required",
         "rougeL against sft +0.006 [-0.005, +0.017], above -0.02 as required",
-        "length over sft 0.846, within 0.6 and 1.4 as required",
+        "length over sft 0.846 [0.820, 0.871], within 0.6 and 1.4 as required",
     ]
-    return {"version": 3, "verdict": "promoted", "aliases": ["champion"], "reasons": reasons, "checks": checks}
+    return {
+        "version": 3, "verdict": "promoted", "aliases": ["champion"], "reasons": reasons, "checks": checks,
+        "skipped": ["size: there is no champion to compare with"],
+    }  # fmt: skip
 
 
 def pretrained():
@@ -261,6 +277,13 @@ def test_the_whole_report(parts, tmp_path):
     assert re.search(r"\| ROUGE-L \| 0\.071 .* \| \*\*0\.312\*\* \[0\.30, 0\.32\] \|", text)
     assert re.search(r"\| scaling \| 2 \| 9\.6 s \| made in this run \|", text)
     assert "| data | 1 | 21.4 s | reused |" in text
+    assert "| **met** | guideline against sft | +0.190 [+0.163, +0.217] | above 0 |  |" in text
+    assert "| **met** | length over sft | 0.846 [0.820, 0.871] | within 0.6 and 1.4 |  |" in text
+    assert "| **not met** | latency over champion | **was not measured** | below 1.25 | nobody timed the two |" in text
+    assert "Not asked:\n\n- size: there is no champion to compare with" in text
+    assert "200 documents, 0 stand in the training data and 2 in earlier training data (of aligned); the gate" in text
+    assert "- step x is not in the store" in text
+    assert "| parameters | 1,250,000 |  | 1,250,000 |" in text
     assert "evergreen chat encyclopaedia " in text
     assert f"--backend-store-uri {tracking.uri()}" in text
     assert {p.name for p in (tmp_path / "r" / "plots").iterdir()} == {
