@@ -36,6 +36,9 @@ def end_orphans(api: Api) -> int:
     lost = [run for run in _unfinished(api, {"parent_task_run_id": {"is_null_": True}}) if _orphan(api, run)]
     for run in lost:
         _crash(api, run["id"])
+    for inner in _unfinished(api, {"parent_task_run_id": {"is_null_": False}}):
+        if not _heard_of(api, inner["id"]):  # its outer run has ended, by what the worker saw of their process
+            _crash(api, inner["id"])
     return len(lost)
 
 

@@ -170,13 +170,15 @@ def _switch_on(api: Api, name: str) -> None:
 
 
 def _left_running(api: Api) -> list[str]:
-    """A run of the pool that is Running, with nobody behind it, and a run inside it."""
+    """A run that is Running with nobody behind it, a run inside it, and one inside a run that has ended."""
     deployment = api.get("/deployments/name/drift/encyclopaedia")
     state = {"type": "RUNNING", "name": "Running"}
-    outer = api.post(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "PENDING"}})
-    task = {"flow_run_id": outer["id"], "task_key": "inner", "dynamic_key": "0", "state": state}
-    inner = {"flow_id": deployment["flow_id"], "parent_task_run_id": api.post("/task_runs/", task)["id"]}
-    found = [outer["id"], api.post("/flow_runs/", inner)["id"]]
-    for run in found:
-        api.post(f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+    found = []
+    for ending in ("RUNNING", "CRASHED"):
+        outer = api.post(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "PENDING"}})
+        task = {"flow_run_id": outer["id"], "task_key": "inner", "dynamic_key": "0", "state": state}
+        inner = {"flow_id": deployment["flow_id"], "parent_task_run_id": api.post("/task_runs/", task)["id"]}
+        found += [outer["id"], api.post("/flow_runs/", inner)["id"]]
+        api.post(f"/flow_runs/{outer['id']}/set_state", {"state": {"type": ending}, "force": True})
+        api.post(f"/flow_runs/{found[-1]}/set_state", {"state": state, "force": True})
     return found
