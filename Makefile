@@ -3,6 +3,7 @@ PYTHON ?= python3
 # Where pip looks for another build of torch than the one its own index offers, for example
 # TORCH_INDEX=<address>, as the installation page of PyTorch gives it for a CPU (a tenth of the size) or a CUDA release.
 TORCH_INDEX ?=
+export EVERGREEN_CHROMIUM
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: run test check install lock clean
+.PHONY: run test check install browser lock clean
 
 run: $(INSTALLED)
 	$(BIN)/evergreen run
@@ -36,9 +37,21 @@ $(INSTALLED): pyproject.toml requirements.lock
 	$(INSTALL) --constraint requirements.lock --editable '.[demo,dev]'
 	@touch $@
 
+# Optional: what tests/flows/test_browser.py needs, and the test itself. Chromium comes from the system.
+browser: $(INSTALLED)
+	$(INSTALL) --constraint requirements.lock --editable '.[demo,dev,browser]'
+	@[ -n "$$EVERGREEN_CHROMIUM" ] || command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update && apt-get install --yes --no-install-recommends chromium; \
+		else \
+			echo "Chromium is missing: as root, apt-get install chromium (or your system's way)," >&2; \
+			echo "or name another build of it: make browser EVERGREEN_CHROMIUM=/path/to/chrome" >&2; exit 1; \
+		fi
+	$(BIN)/python -m pytest tests/flows/test_browser.py
+
 # After a change of pyproject.toml: installs what it asks for and writes the versions of all that the environment holds.
 lock:
-	$(INSTALL) --editable '.[demo,dev]'
+	$(INSTALL) --editable '.[demo,dev,browser]'
 	@{ sed -n '/^#/p' requirements.lock; \
 		$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude wheel \
 		| sed -E '/^(triton|nvidia-|cuda-|pip-tools|build|pyproject_hooks)/d; s/\+[a-z0-9.]+$$//'; } > requirements.lock.new

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ SCRIPTS = ("Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Thai
 QUIET = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PYTHONWARNINGS": "ignore",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -161,6 +162,13 @@ def data(options: argparse.Namespace) -> int:
     return _print(found, options.json, lambda _: tables.rows(rows))
 
 
+def up(options: argparse.Namespace) -> int:
+    _prepare({})
+    from flows.up import up as start
+
+    return start(host=options.host, port=options.port, mlflow_port=options.mlflow_port, limit=options.limit)
+
+
 def doctor(options: argparse.Namespace) -> int:
     _prepare()
     from flows.doctor import examine
@@ -211,10 +219,31 @@ def _parser() -> argparse.ArgumentParser:
     versions.add_actions(
         _command(commands, data, "the versions of data and models: status, push, pull, history, remote")
     )
+    _up_options(_command(commands, up, "Prefect server and UI, MLflow, deployments and a worker, until Ctrl-C"))
     checked = _command(commands, doctor, "say what is installed and reachable, and what to do about what is not")
     for each in (planned, listed, traced, repeated, promoted, back, judged, checked):
         each.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")
     return parser
+
+
+def _up_options(parser: argparse.ArgumentParser) -> None:
+    shown = "(default: %(default)s)"
+    parser.add_argument("--host", default="127.0.0.1", help=f"the address that the servers listen on {shown}")
+    parser.add_argument("--port", type=_port, default=4200, metavar="PORT", help=f"of the Prefect server {shown}")
+    parser.add_argument("--mlflow-port", type=_port, default=5000, metavar="PORT", help=f"of the MLflow server {shown}")
+    parser.add_argument("--limit", type=_count, default=2, metavar="N", help=f"flow runs at once, at most {shown}")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 1 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of runs: give one from 1 to 1000")
+    return int(text)
 
 
 def _command(commands: Any, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -242,7 +271,7 @@ def _deployment_command(
     return made
 
 
-def _prepare() -> None:
+def _prepare(quiet: Mapping[str, str] = QUIET) -> None:
     """Before anything heavy is imported: the environment of a run, and a console for Evergreen's own lines."""
     import warnings
 
@@ -250,7 +279,7 @@ def _prepare() -> None:
     from tasks.settings import apply_environment, home
 
     apply_environment()
-    for name, value in {**QUIET, "PREFECT_HOME": str(home() / "prefect")}.items():
+    for name, value in {**quiet, "PREFECT_HOME": str(home() / "prefect")}.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
@@ -258,12 +287,14 @@ def _prepare() -> None:
 
 
 def _server() -> Any:
-    """Starts a server of our own unless PREFECT_API_URL names one, which must then answer."""
+    """A server of our own, unless PREFECT_API_URL names one, which must then answer, or `evergreen up` has one."""
+
+    from flows import running
     from flows.server import Server, answers
 
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        return Server(Path(os.environ["PREFECT_HOME"]))
+        return None if running.attach() else Server(Path(os.environ["PREFECT_HOME"]))
     if not answers(url):
         raise EvergreenError(
             f"no Prefect server answers at {url}: start it (`prefect server start`), correct PREFECT_API_URL, "

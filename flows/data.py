@@ -17,12 +17,12 @@ def data(recipe: DataRecipe = DataRecipe(), name: str = "encyclopaedia", executi
     6. profile it, and say what moved since the data of the champion  7. announce the change
 
     Args:
-        name: the registered model whose champion the data are compared with
+        name: the registered model that the data are for; they are compared with those of its champion
     """
     before = current_data()
     found = steps.find(pinned_data(), "data", Dataset) if pinned_data() else find_dataset(recipe)
     dataset = found or build_dataset(validate_rows(ingest_rows(recipe), recipe), recipe)
     version_data(dataset, commit=execution.commit)
     watch(dataset.key, name, execution=execution)
-    announce_change(before, dataset)
+    announce_change(before, dataset, name)
     return dataset

@@ -83,6 +83,15 @@ def configured(deployment: Deployment, assignments: Sequence[str]) -> tuple["Flo
     return target, validated(target, override(full, assignments))
 
 
+def require_valid() -> None:
+    """Raises UsageError with the first deployment whose flow or parameters are wrong. Imports every flow."""
+    for deployment in _read().values():
+        try:
+            configured(deployment, [])
+        except UsageError as error:
+            raise UsageError(f"{FILE}, {deployment.name}: {error}") from error
+
+
 def flow(entrypoint: str) -> "Flow[..., Any]":
     """Imports the flow behind a dotted entrypoint. Raises UsageError when there is none."""
     from prefect import Flow

@@ -142,9 +142,13 @@ def _mlflow() -> Check:
 
 
 def _prefect() -> Check:
+    from flows import running
     from flows.server import answers
 
-    url = os.environ.get("PREFECT_API_URL")
+    url, standing = os.environ.get("PREFECT_API_URL"), running.look()
+    if not url and standing:
+        found = f"{_release('prefect')}, `evergreen up` runs: {standing.prefect}, MLflow at {standing.mlflow}"
+        return Check("prefect", answers(standing.api), found, f"it does not answer; {home()}/log/up may say why")
     if not url:
         return Check("prefect", True, f"{_release('prefect')}, no PREFECT_API_URL: runs start a server of their own")
     remedy = "start it, correct PREFECT_API_URL, or unset it to let each run start a server of its own"

@@ -1,5 +1,6 @@
 """The data stage: raw candidate rows, their validation, and the data set made from what is valid."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tasks import steps
+from tasks import pages, steps
 from tasks.artifacts import Artifact, Dataset
 
 R = TypeVar("R", bound=BaseModel)
@@ -197,7 +198,12 @@ def validate_rows(candidates: Artifact, recipe: DataRecipe) -> Artifact:
 
         return validate.validate(candidates.path, folder, recipe.part(ValidateRecipe))
 
-    return steps.materialise(plan(recipe)[1], Artifact, build)
+    from tasks import validation_page
+
+    checked = steps.materialise(plan(recipe)[1], Artifact, build)
+    reports = json.loads((checked.path / "validation.json").read_text(encoding="utf-8"))
+    pages.show_validation(checked, validation_page.markdown(reports))
+    return checked
 
 
 @task(task_run_name="split and curate", cache_policy=NO_CACHE)

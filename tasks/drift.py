@@ -111,10 +111,12 @@ def compare_data(current: Artifact, reference: Artifact, recipe: DriftRecipe) ->
         found = _compare(reference.path / "profile.json", current.path / "profile.json", recipe)
         (folder / "drift.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "drift.md").write_text(markdown(found), encoding="utf-8")
-        progress.publish("drift", markdown(found), "What moved since the data of the champion")
         return found["summary"]
 
-    return steps.materialise(compare_step(recipe, current.key, reference.key), Artifact, build)
+    made = steps.materialise(compare_step(recipe, current.key, reference.key), Artifact, build)
+    text = (made.path / "drift.md").read_text(encoding="utf-8")
+    progress.publish("drift", text, "What moved since the data of the champion")
+    return made
 
 
 def champion_data(name: str) -> ChampionData | None:
@@ -157,20 +159,25 @@ def champion_profile(
     return data.profile
 
 
-def announce_change(before: Dataset | ChampionData | Pointer | None, after: Dataset) -> bool:
+def announce_change(before: Dataset | ChampionData | Pointer | None, after: Dataset, name: str = "") -> bool:
     """Emits the Prefect event `evergreen.data-changed` where the content is another; whether it was emitted.
 
-    Only inside a run: outside of one there may be no API, and an event would start a server.
+    Its resource names the `model` that the data are for, and says whether the flow `data` ran `alone`: inside a life
+    cycle or a retraining the training that the change calls for follows anyway, and an automation must not start it
+    once more. Only inside a run: outside of one there may be no API, and an event would start a server.
     """
     from prefect.context import FlowRunContext, TaskRunContext
     from prefect.events import emit_event
 
+    run = FlowRunContext.get()
     unchanged = before is not None and before.digest == after.digest
-    if unchanged or (FlowRunContext.get() is None and TaskRunContext.get() is None):
+    if unchanged or (run is None and TaskRunContext.get() is None):
         return False
     versions = (("before", before), ("after", after))
     payload = {role: each and {"key": each.key, "digest": each.digest} for role, each in versions}
-    return emit_event("evergreen.data-changed", {"prefect.resource.id": "evergreen.data"}, payload=payload) is not None
+    alone = bool(run and run.flow and run.flow.name == "data" and run.flow_run and not run.flow_run.parent_task_run_id)
+    resource = {"prefect.resource.id": "evergreen.data", "evergreen.alone": str(alone).lower(), "evergreen.model": name}
+    return emit_event("evergreen.data-changed", resource, payload=payload) is not None
 
 
 def profile(

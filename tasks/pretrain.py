@@ -9,7 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks import steps, workers
+from tasks import pages, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
@@ -79,7 +79,9 @@ def pretrain_model(
         as_forecast = forecast is not None and not recipe.size and not recipe.tokens
         return {**figures, **(_scored(figures["loss"], forecast) if as_forecast else {})}
 
-    return steps.materialise(this, Checkpoint, build, resumable=True)
+    made = steps.materialise(this, Checkpoint, build, resumable=True)
+    pages.show_scored(made)
+    return made
 
 
 class ContinueRecipe(BaseModel):

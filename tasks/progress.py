@@ -83,7 +83,7 @@ class _Bar:
         if TaskRunContext.get() is None:
             return
         if self.artifact is None:
-            key = "progress-" + "".join(c if c.isalnum() else "-" for c in self.label.lower())
+            key = artifact_key(f"progress-{self.label}")
             self.artifact = create_progress_artifact(progress=percent, key=key, description=self.label)
         else:
             update_progress_artifact(artifact_id=self.artifact, progress=percent)
@@ -117,10 +117,19 @@ def last_entry(path: Path) -> dict[str, Any] | None:
     return json.loads(lines[-2]) if len(lines) > 1 and lines[-2].startswith(b"{") else None
 
 
+def artifact_key(text: str) -> str:
+    """Prefect takes small letters, digits and dashes."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower()).strip("-")
+
+
 def publish(key: str, markdown: str, description: str) -> None:
-    """A page as an artifact of the Prefect run, where there is one."""
+    """A page as an artifact of the Prefect run, where there is one. A page that cannot be shown is a warning."""
     from prefect.artifacts import create_markdown_artifact
     from prefect.context import TaskRunContext
 
-    if TaskRunContext.get() is not None:
-        create_markdown_artifact(markdown, key=key, description=description)
+    if TaskRunContext.get() is None:
+        return
+    try:
+        create_markdown_artifact(markdown, key=artifact_key(key), description=description)
+    except Exception as error:  # whatever keeps the server from taking it: the work itself is done
+        logger.warning("the page %r cannot be shown in Prefect: %s", key, str(error).split("\n")[0][:200])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import catalogue, parity, pointers, progress, registry, tracking, versioning
+from tasks import catalogue, pages, parity, pointers, progress, registry, tracking, versioning
 from tasks.artifacts import RegisteredModel
 from tasks.catalogue import CHALLENGER, CHAMPION, PASSED, PREVIOUS, PROMOTED, REFUSED, ROLLED_BACK, VERDICT
 from tasks.errors import GateError, RegistryError, UsageError
@@ -73,7 +73,9 @@ def promote(registered: RegisteredModel, contest: Contest) -> RegisteredModel:
         version = _version(registered)
         if version.tags.get(VERDICT) == PASSED:
             version = _promote(version, contest)
-        return registry.handle(version, registered)
+        settled = registry.handle(version, registered)
+    pages.show_version(settled)
+    return settled
 
 
 def decline(registered: RegisteredModel, reason: str) -> RegisteredModel:

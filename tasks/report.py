@@ -13,7 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks import steps, tracking
+from tasks import progress, steps, tracking
 from tasks.artifacts import Artifact, EvaluationReport, RegisteredModel
 from tasks.report_sections import figure, interval
 
@@ -73,7 +73,9 @@ def publish(report: Artifact, registered: RegisteredModel | None) -> None:
     if FlowRunContext.get() is not None:
         text = (report.path / "report.md").read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if not line.startswith("![")]  # Prefect shows no local pictures
-        create_markdown_artifact("\n".join(lines), key=_artifact_key(report.name), description="life cycle report")
+        create_markdown_artifact(
+            "\n".join(lines), key=progress.artifact_key(f"report-{report.name}"), description="life cycle report"
+        )
     run_id = registered.run_id if registered else report.run_id
     if run_id and not report.reused:
         tracking.log_files(run_id, [report.path / "report.md", report.path / "report.html"], under="report")
@@ -128,8 +130,3 @@ def terminal_table(metrics: Mapping[str, Any]) -> str:
 
 def _plain(cell: Mapping[str, float] | None, metric: str) -> str:
     return f"{figure(cell['mean'], metric)} {interval(cell, metric)}" if cell else "-"
-
-
-def _artifact_key(name: str) -> str:
-    """Prefect takes small letters, digits and dashes."""
-    return "report-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-")

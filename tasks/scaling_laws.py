@@ -9,7 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks import pretrain, steps, workers
+from tasks import pages, pretrain, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.pretrain import PretrainRecipe
 from tasks.settings import Execution
@@ -107,7 +107,9 @@ def fit_and_forecast(
             "high": fitted["forecast"]["high"],
         }
 
-    return steps.materialise(this, Forecast, build)
+    made = steps.materialise(this, Forecast, build)
+    pages.show_forecast(made)
+    return made
 
 
 def forecast(runs: Sequence[dict[str, Any]], recipe: ScalingRecipe, *, vocabulary: int, context: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from tasks import code, machine, tracking
+from tasks import code, machine, pages, tracking
 from tasks.artifacts import Artifact, Dataset
 from tasks.errors import StoreError
 from tasks.settings import home
@@ -131,7 +131,7 @@ def materialise(step: Step, kind: type[A], build: Callable[[Path], Mapping[str, 
         found = status(step)
         if found.reused:
             logger.info("%-22s reused", step.title)
-            return _from_manifest(step.folder, kind, found.manifest, reused=True)
+            return _shown(_from_manifest(step.folder, kind, found.manifest, reused=True))
         logger.info("%-22s starts: %s", step.title, found.why)
         shutil.rmtree(step.folder, ignore_errors=True)
         if not resumable:
@@ -146,7 +146,7 @@ def materialise(step: Step, kind: type[A], build: Callable[[Path], Mapping[str, 
         if kind is Dataset:
             _record(manifest, step.folder, run.id, "made")
         logger.info("%-22s done in %.0f s%s", step.title, time.time() - started, _key_figures(summary))
-        return _from_manifest(step.folder, kind, manifest, reused=False)
+        return _shown(_from_manifest(step.folder, kind, manifest, reused=False))
 
 
 def load(step_or_folder: Step | Path, kind: type[A]) -> A:
@@ -225,6 +225,11 @@ def _finish(step: Step, summary: dict[str, Any], run_id: str, seconds: float) ->
     _write_json(step.partial / MANIFEST, manifest)
     step.partial.replace(step.folder)
     return manifest
+
+
+def _shown(artifact: A) -> A:
+    pages.show_step(artifact)
+    return artifact
 
 
 def _from_manifest(folder: Path, kind: type[A], manifest: Mapping[str, Any], *, reused: bool) -> A:

@@ -35,6 +35,7 @@ NOT_METRICS = {"step", "steps", "seconds_left", "epoch"}
 logger = logging.getLogger("evergreen.tracking")
 _guard = threading.RLock()
 _ready: set[str] = set()
+_experiments: dict[str, str] = {}  # the id of ours by the address of the server
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def experiment() -> str:
 
 @contextmanager
 def run(*, stage: str, name: str, key: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[Run]:
-    """A run that ends FINISHED, FAILED on an exception and KILLED on Ctrl-C.
+    """A run that ends FINISHED, FAILED on an exception, and KILLED when it was told to stop.
 
     Runs of the same key that a killed process left RUNNING are ended first. Safe in parallel threads: nothing
     here touches MLflow's active run.
@@ -97,10 +98,27 @@ def run(*, stage: str, name: str, key: str, params: Mapping[str, Any], tags: Map
     try:
         yield Run(opened.info.run_id)
     except BaseException as error:
-        _end(store, opened.info.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        _end(store, opened.info.run_id, "FAILED" if isinstance(error, Exception | SystemExit) else "KILLED")
         raise
     with reachable():
         store.set_terminated(opened.info.run_id, "FINISHED")
+
+
+def run_url(run_id: str) -> str:
+    """Where a browser finds a run; empty where the store is no server, or does not say. Costs nothing the second time.
+
+    To be shown, not to be relied upon: it never raises.
+    """
+    target = uri().rstrip("/")
+    if not run_id or not target.startswith(("http:", "https:")):
+        return ""
+    if target not in _experiments:
+        try:
+            _experiments[target] = experiment()
+        except Exception as error:
+            logger.debug("no link to run %s: %s", run_id, _first_line(error))
+            return ""
+    return f"{target}/#/experiments/{_experiments[target]}/runs/{run_id}"
 
 
 def latest_run(key: str) -> str | None:
@@ -212,7 +230,7 @@ def _prepare(target: str) -> None:
     if target in _ready:
         return
     with _guard, reachable():
-        _check_server(target)
+        check_server(target)
         home().mkdir(parents=True, exist_ok=True)
         with FileLock(home() / "mlflow.lock"), quiet():
             _make_file(target)
@@ -242,8 +260,8 @@ def _create_experiment(target: str) -> None:
         store.create_experiment(EXPERIMENT, artifact_location=local)
 
 
-def _check_server(target: str) -> None:
-    """MLflow's own client would try for minutes before it says that nobody answers."""
+def check_server(target: str) -> None:
+    """Raises TrackingError where nobody answers at a web address; MLflow's own client would try for minutes."""
     if not target.startswith(("http:", "https:")):
         return
     try:

@@ -12,7 +12,7 @@ import orjson
 from models.formats import printable
 from models.hashes import Seen
 from tasks import data_docs, facts, progress, readers, sources, steps, validation, validation_page
-from tasks.errors import SourceError
+from tasks.errors import DataValidationError, SourceError
 from tasks.rows import Row, blocks, count, read, read_blocks, write_json
 from tasks.suites import PARTS, Bounds
 
@@ -50,10 +50,13 @@ def validate(source: Path, folder: Path, recipe: "ValidateRecipe") -> dict[str, 
                     done.add(len(block))
             reports[kind] = judge.report()
             (docs / f"{kind}.html").write_text(data_docs.page(kind, judge.rules, reports[kind]), encoding="utf-8")
-            validation.refuse(kind, reports[kind], on_failure=recipe.on_failure)
+            try:
+                validation.refuse(kind, reports[kind], on_failure=recipe.on_failure)
+            except DataValidationError:
+                progress.publish("validation", validation_page.markdown(reports), "Validation of the data")
+                raise
     write_json(folder / "validation.json", reports)
     (folder / "validation.html").write_text(validation_page.page(reports), encoding="utf-8")
-    progress.publish("validation", validation_page.markdown(reports), "Validation of the data")
     return {**_summary(reports), **({"scrubbed": dict(sorted(scrubbed.items()))} if recipe.scrub else {})}
 
 

@@ -16,7 +16,7 @@ HEAVY = (
     "torch", "transformers", "trl",
 )  # fmt: skip
 FLOWS = sorted(f"flows.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__")
-COMMANDS = ("run", "plan", "validate", "data", "models", "lineage", "reproduce", "promote", "rollback", "chat",
+COMMANDS = ("run", "plan", "validate", "data", "models", "lineage", "reproduce", "promote", "rollback", "chat", "up",
             "doctor")  # fmt: skip
 
 
@@ -107,9 +107,14 @@ def test_every_option_is_documented() -> None:
             "--parameters",
             "--best",
             "--under",
+            "--force",
+            "--why",
             "--with-present-code",
+            "--rebuild-data",
             "--whole-chain",
             "--keep",
+            "--mlflow-port",
+            "--limit",
         )
     )
 

@@ -1,5 +1,6 @@
 """prefect.yaml, what `--set` does to it, and what a user reads when it is wrong."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 import pytest
 import yaml
 from prefect import flow
+from prefect.client.schemas.schedules import CronSchedule
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import deployments
+from flows.running import BESIDE
 from tasks.errors import UsageError
 from tasks.settings import OFFLINE, PERFORMANCE, ROOT
+
+MOVES_A_MODEL = {"lifecycle", "registry", "retrain"}
 
 
 class Inner(BaseModel):
@@ -58,7 +63,79 @@ def test_every_deployment_is_described_in_one_sentence_and_tagged() -> None:
 def test_a_worker_gets_the_environment_that_the_command_line_sets() -> None:
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     given = content["definitions"]["pool"]["job_variables"]["env"]
-    assert given == {**OFFLINE, **PERFORMANCE, "PREFECT_LOGGING_EXTRA_LOGGERS": "evergreen"}
+    assert given == {**OFFLINE, **PERFORMANCE, **BESIDE}
+
+
+def test_what_moves_a_model_of_the_registry_runs_one_by_one() -> None:
+    """Two at once would judge themselves against the same champion."""
+    entries = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    moving = [entry for entry in entries if entry["entrypoint"].rpartition(".")[2] in MOVES_A_MODEL]
+    assert len(moving) >= 4
+    for entry in moving:
+        assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}, entry["name"]
+
+
+def test_no_schedule_starts_anything_before_a_person_has_switched_it_on() -> None:
+    """Each of them trains, or brings new data, on which a training follows; the slug keeps what a person has set."""
+    entries = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    schedules = [(entry["name"], schedule) for entry in entries for schedule in entry.get("schedules", ())]
+    assert len(schedules) >= 2
+    for name, schedule in schedules:
+        assert schedule["active"] is False, name
+        assert schedule["slug"], name
+        assert CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+
+
+def test_every_parameter_reads_in_a_form() -> None:
+    """A title and a sentence for each field, and the default that is used: a factory's would be an empty field."""
+    checked = 0
+    for entrypoint in {deployments.load(name).entrypoint for name in deployments.names()}:
+        target = deployments.flow(entrypoint)
+        for owner, recipe in target.parameters.definitions.items():
+            assert recipe["description"], owner
+            for field, shown in recipe["properties"].items():
+                where = f"{target.name}: {owner}.{field}"
+                assert shown.get("title"), where
+                assert len(shown.get("description", "").split()) >= 2, where
+                assert "default" in shown, where
+                checked += 1
+        for field, shown in target.parameters.properties.items():
+            assert "default" in shown, f"{target.name}: {field}"
+    assert checked >= 150
+
+
+@pytest.mark.parametrize("name", ["docker", "kubernetes"])
+def test_a_cluster_runs_the_same_flows_with_the_same_environment(name: str) -> None:
+    content = yaml.safe_load((ROOT / "deploy" / f"{name}.yaml").read_text())
+    assert len(content["deployments"]) >= 2
+    for entry in content["deployments"]:
+        assert re.fullmatch(r"[A-Z].{20,120}\.", entry["description"])
+        assert {"gpu", name} < set(entry["tags"])
+        flow_ = deployments.flow(entry["entrypoint"])
+        assert deployments.validated(flow_, entry["parameters"])["execution"].device == "cuda"
+        if flow_.name in MOVES_A_MODEL:
+            assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+        environment = entry["work_pool"]["job_variables"]["env"]
+        assert environment.items() >= {**OFFLINE, **PERFORMANCE, **BESIDE}.items()
+        assert {"EVERGREEN_HOME", "EVERGREEN_PROJECT", "MLFLOW_TRACKING_URI"} < set(environment)
+
+
+def test_the_job_variables_of_a_cluster_are_those_of_its_pool() -> None:
+    """Kubernetes: our own template. Docker: Prefect's, with the one field that its packaged copy does not have yet."""
+    import jsonschema
+    import prefect.server.api as server
+
+    packaged = Path(server.__file__).parent / "collections_data" / "views" / "aggregate-worker-metadata.json"
+    docker = json.loads(packaged.read_text())["prefect-docker"]["docker"]["default_base_job_configuration"]
+    docker["variables"]["properties"]["container_create_kwargs"] = {"type": "object"}
+    templates = {"docker": docker, "kubernetes": json.loads((ROOT / "deploy" / "kubernetes-pool.json").read_text())}
+    for name, template in templates.items():
+        content = yaml.safe_load((ROOT / "deploy" / f"{name}.yaml").read_text())
+        variables = content["definitions"]["pool"]["job_variables"]
+        assert set(variables) <= set(template["variables"]["properties"])
+        jsonschema.validate(variables, template["variables"])
+    used = set(re.findall(r"{{ (\w+) }}", json.dumps(templates["kubernetes"]["job_configuration"])))
+    assert used == set(templates["kubernetes"]["variables"]["properties"])
 
 
 def test_an_unknown_deployment_names_the_nearest() -> None:
@@ -125,6 +202,15 @@ def test_a_broken_file_is_named(
     monkeypatch.setattr(deployments, "ROOT", tmp_path)
     with pytest.raises(UsageError, match=message):
         deployments.names()
+
+
+def test_a_deployment_that_its_flow_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployments.require_valid()
+    text = (ROOT / "prefect.yaml").read_text()
+    (tmp_path / "prefect.yaml").write_text(text.replace("    limit: 400", "    limitt: 400"))
+    monkeypatch.setattr(deployments, "ROOT", tmp_path)
+    with pytest.raises(UsageError, match=r"^prefect.yaml, lifecycle/tiny: data has no field 'limitt'; did you mean"):
+        deployments.require_valid()
 
 
 def test_a_sweep_that_cannot_fix_the_law_is_wrong_use() -> None:
