@@ -8,11 +8,12 @@ from flows.approval import Approval, refusal
 from tasks import steps
 from tasks.artifacts import Checkpoint, Dataset, EvaluationReport, RegisteredModel
 from tasks.catalogue import PASSED, checkpoint, folder_of
+from tasks.contest import Contest
 from tasks.evaluation import EvaluationRecipe, evaluate_model, find_model
 from tasks.gate import Gate
 from tasks.lineage import PARENT, Origin, trace
 from tasks.pretrain import PretrainRecipe
-from tasks.promotion import Contest, decline, judge, promote
+from tasks.promotion import decline, judge, promote
 from tasks.registry import register
 from tasks.rival import Rival, of_model
 from tasks.settings import Execution

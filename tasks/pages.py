@@ -7,6 +7,7 @@ from html import escape
 
 from tasks import progress, tracking
 from tasks.artifacts import Artifact, Forecast, RegisteredModel
+from tasks.verdict import figure
 
 FIGURES = 16  # rows of a step's table
 
@@ -58,10 +59,17 @@ def show_scored(base: Artifact) -> None:
 
 
 def show_version(registered: RegisteredModel) -> None:
-    """A version of a model: the verdict and its reasons."""
+    """A version of a model: the verdict, its reasons, every condition of the gate, and what it did not ask."""
     said = registered.summary
     lines = [f"# {registered.name} version {said['version']}: {said['verdict']}", ""]
     lines += [f"- {escape(reason, quote=False)}" for reason in said["reasons"]]
+    if said.get("checks"):
+        lines += ["", "| | condition | measured | required |", "|---|---|---|---|"]
+        lines += [
+            f"| {'met' if each['ok'] else '**not met**'} | {each['name']} | {figure(each)} | {each['bound']} |"
+            for each in said["checks"]
+        ]
+    lines += ["", *(f"- {escape(each, quote=False)}" for each in said.get("skipped", ()))]
     lines += ["", f"- files: `{registered.path}`", *_link(registered), ""]
     progress.publish(f"version-{registered.name}", "\n".join(lines), "Registered version and verdict")
 

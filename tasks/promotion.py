@@ -8,9 +8,8 @@ import getpass
 import json
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,35 +18,21 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import catalogue, pages, parity, pointers, progress, registry, tracking, versioning
+from tasks import catalogue, pages, parity, pointers, registry, tracking, versioning
 from tasks.artifacts import RegisteredModel
 from tasks.catalogue import CHALLENGER, CHAMPION, PASSED, PREVIOUS, PROMOTED, REFUSED, ROLLED_BACK, VERDICT
+from tasks.contest import AGAINST, Contest, judged, own_contest
 from tasks.errors import GateError, RegistryError, UsageError
-from tasks.gate import Gate, decide
-from tasks.latency import Latency, measure_latency
-from tasks.rival import REPORT, Rival, has_row, of_row, yardstick
-from tasks.settings import Execution, project
+from tasks.registry import number as number_of
+from tasks.registry import tag
+from tasks.settings import project
 from tasks.training import EXPORT
-from tasks.verdict import Verdict, figure
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-AGAINST = "judged_against"  # the champion's number at the time of the verdict; empty where there was none
-Again = Callable[["ModelVersion"], Rival]  # evaluates the champion by the yardstick of a report
 
 logger = logging.getLogger("evergreen.promotion")
-
-
-@dataclass(frozen=True)
-class Contest:
-    """What a version is judged by: the folder of its report, the gate, and a way to measure the champion again."""
-
-    report: Path
-    gate: Gate
-    execution: Execution
-    again: Again
-    answer_tokens: int = 24  # of the longest answer that is timed
 
 
 @task(task_run_name="judge {registered.name}", cache_policy=NO_CACHE)
@@ -59,7 +44,7 @@ def judge(registered: RegisteredModel, contest: Contest) -> RegisteredModel:
     with changing(registered.name):
         version = _version(registered)
         if VERDICT not in version.tags:
-            version = _judge(version, contest)
+            version = judged(version, contest)
         return registry.handle(version, registered)
 
 
@@ -90,10 +75,10 @@ def challenge(reference: str) -> dict[str, Any]:
     Raises GateError with the reasons where the gate says no, RegistryError where the version cannot be judged.
     """
     version = catalogue.find(reference)
-    with changing(version.name), _own_contest(version) as contest:
+    with changing(version.name), own_contest(version) as contest:
         if _is_champion(version):
             return _said(version)
-        version = _promote(_judge(version, contest), contest)
+        version = _promote(judged(version, contest), contest)
         if version.tags[VERDICT] != PROMOTED:
             raise GateError(f"{version.name}/{version.version} is not promoted: {'; '.join(_reasons(version))}")
         return _said(version)
@@ -111,7 +96,7 @@ def force(reference: str, *, why: str, by: str = "") -> dict[str, Any]:
         if _is_champion(version):
             return _said(version)
         tags = {"forced_by": by or _who(), "forced_why": why, "forced_at": _now(), "reasons": f"forced: {why}"}
-        version = _swap(_tag(version, {"checks": "[]", **version.tags, **tags}))
+        version = _swap(tag(version, {"checks": "[]", **version.tags, **tags}))
         if version.tags[VERDICT] != PROMOTED:
             raise RegistryError(f"{version.name}/{version.version} cannot be used: {'; '.join(_reasons(version))}")
         return _said(version)
@@ -123,17 +108,19 @@ def rollback(name: str, *, why: str = "", by: str = "") -> dict[str, Any]:
     Raises RegistryError where there is no previous champion, and where it cannot be used: nothing has moved then.
     """
     with changing(name):
-        champion, previous = _aliased(name, CHAMPION), _aliased(name, PREVIOUS)
+        champion, previous = catalogue.aliased(name, CHAMPION), catalogue.aliased(name, PREVIOUS)
         if champion is None or previous is None:
             raise RegistryError(f"{name} has no previous champion to put back: `evergreen models {name}` lists what is")
         with parity.fresh() as process:
-            troubles = parity.check(process, name, _number(previous), catalogue.folder_of(previous), _record(previous))
+            troubles = parity.check(
+                process, name, number_of(previous), catalogue.folder_of(previous), _record(previous)
+            )
         if troubles:
             raise RegistryError(f"{name}/{previous.version}, the previous champion, cannot be used: {troubles[0]}")
-        _tag(champion, {VERDICT: ROLLED_BACK, "rolled_back_by": by or _who(), "rolled_back_at": _now(),
+        tag(champion, {VERDICT: ROLLED_BACK, "rolled_back_by": by or _who(), "rolled_back_at": _now(),
                         "rolled_back_why": why})  # fmt: skip
         _place_weights(previous)
-        _move(name, {CHAMPION: _number(previous), PREVIOUS: previous.tags.get("replaced", "")})
+        _move(name, {CHAMPION: number_of(previous), PREVIOUS: previous.tags.get("replaced", "")})
         _remember(name, "rollback", champion, previous, why)
         logger.info("%s: version %s is the champion again, version %s is not", name, previous.version, champion.version)
         return _said(previous)
@@ -149,7 +136,7 @@ def changing(name: str) -> Iterator[None]:
 
 def _recover(name: str) -> None:
     """A champion without the last tag of a promotion was never tried: it is now. Its weights follow it."""
-    champion = _aliased(name, CHAMPION)
+    champion = catalogue.aliased(name, CHAMPION)
     if champion is None:
         return
     if champion.tags.get(VERDICT) != PROMOTED and "replaced" in champion.tags:
@@ -157,73 +144,19 @@ def _recover(name: str) -> None:
             "version %s of %s became the champion in a run that was killed; trying it", champion.version, name
         )
         with parity.fresh() as process:
-            _finish(champion, parity.smoke(process, name, CHAMPION, _number(champion), _record(champion)))
-        champion = _aliased(name, CHAMPION)
+            _finish(champion, parity.smoke(process, name, CHAMPION, number_of(champion), _record(champion)))
+        champion = catalogue.aliased(name, CHAMPION)
     recorded = champion.tags.get("dvc.md5", "") if champion else ""
     if champion is not None and recorded and pointers.read(project() / "models" / name).md5 != recorded:
         _place_weights(champion)
 
 
-def _judge(version: "ModelVersion", contest: Contest) -> "ModelVersion":
-    champion = _aliased(version.name, CHAMPION)
-    rival = _rival(champion, contest) if champion and not has_row(contest.report, CHAMPION) else None
-    timed = _timed(version, champion, contest) if champion and contest.gate.latency_ratio is not None else None
-    verdict = decide(contest.report, rival, contest.gate, latency=timed)
-    tags = {
-        "reasons": "\n".join(verdict.reasons),
-        "checks": json.dumps([check.model_dump() for check in verdict.checks]),
-        "skipped": "\n".join(verdict.skipped),
-        AGAINST: _number(champion),
-        VERDICT: PASSED if verdict.promote else REFUSED,
-    }
-    logger.info("version %s of %s: the gate says %s", version.version, version.name, "yes" if verdict.promote else "no")
-    progress.publish(f"verdict-{version.name}", _page(version, verdict), "What the gate says and why")
-    return _tag(version, tags)
-
-
-def _page(version: "ModelVersion", verdict: Verdict) -> str:
-    """A verdict as a page of the Prefect UI."""
-    rows = [
-        f"| {'met' if check.ok else '**not met**'} | {check.name} | {figure(check.model_dump())} | {check.bound} |"
-        for check in verdict.checks
-    ]
-    said = "passes the gate" if verdict.promote else "does not pass the gate"
-    head = [
-        f"# {version.name} version {version.version} {said}",
-        "",
-        "| | condition | measured | required |",
-        "|---|---|---|---|",
-    ]
-    return "\n".join([*head, *rows, "", *(f"- {each}" for each in verdict.skipped)])
-
-
-def _rival(champion: "ModelVersion", contest: Contest) -> Rival:
-    """The champion's scores by the report's yardstick: its own where that was the same, else it is measured again."""
-    from mlflow.exceptions import MlflowException
-
-    with TemporaryDirectory() as folder:
-        try:
-            for name in REPORT:
-                tracking.client().download_artifacts(champion.run_id or "", name, folder)
-            if yardstick(Path(folder)) == yardstick(contest.report):
-                return of_row(Path(folder), champion.tags[registry.ROW])
-        except (MlflowException, OSError, RegistryError):
-            logger.info("version %s, the champion, has no scores of its own", champion.version)
-    logger.info("version %s, the champion, was scored by another yardstick; evaluating it again", champion.version)
-    return contest.again(champion)
-
-
-def _timed(version: "ModelVersion", champion: "ModelVersion", contest: Contest) -> Latency:
-    folders = catalogue.folder_of(version), catalogue.folder_of(champion)
-    return measure_latency(*folders, contest.report, contest.execution, max_new_tokens=contest.answer_tokens)
-
-
 def _promote(version: "ModelVersion", contest: Contest) -> "ModelVersion":
-    if version.tags.get(AGAINST) != _number(_aliased(version.name, CHAMPION)):
+    if version.tags.get(AGAINST) != number_of(catalogue.aliased(version.name, CHAMPION)):
         logger.info(
             "version %s of %s was judged against another champion; judging again", version.version, version.name
         )
-        version = _judge(version, contest)
+        version = judged(version, contest)
     return _swap(version) if version.tags[VERDICT] == PASSED else version
 
 
@@ -232,15 +165,19 @@ def _swap(version: "ModelVersion") -> "ModelVersion":
 
     Whatever fails before the call leaves the champion that was; what fails after it brings that one back.
     """
-    name, number = version.name, _number(version)
-    champion, previous, recorded = _aliased(name, CHAMPION), _aliased(name, PREVIOUS), _record(version)
+    name, number = version.name, number_of(version)
+    champion, previous, recorded = (
+        catalogue.aliased(name, CHAMPION),
+        catalogue.aliased(name, PREVIOUS),
+        _record(version),
+    )
     with parity.fresh() as process:
         troubles = parity.check(process, name, number, catalogue.folder_of(version), recorded)
         if troubles:
             return _refuse(version, [f"its export is not the model that was trained: {each}" for each in troubles])
-        version = _tag(version, {"replaced": _number(champion), "replaced_previous": _number(previous)})
+        version = tag(version, {"replaced": number_of(champion), "replaced_previous": number_of(previous)})
         version = _place_weights(version)
-        _move(name, {PREVIOUS: _number(champion) or _number(previous), CHAMPION: number})
+        _move(name, {PREVIOUS: number_of(champion) or number_of(previous), CHAMPION: number})
         troubles = parity.smoke(process, name, CHAMPION, number, recorded)
     return _finish(version, troubles)
 
@@ -259,21 +196,21 @@ def _finish(version: "ModelVersion", troubles: list[str]) -> "ModelVersion":
             "version %s of %s failed as the champion and was taken back: %s", version.version, name, troubles[0]
         )
         return _refuse(version, [f"it failed as the champion and was taken back: {each}" for each in troubles])
-    if _number(_aliased(name, CHALLENGER)) == _number(version):
+    if number_of(catalogue.aliased(name, CHALLENGER)) == number_of(version):
         _move(name, {CHALLENGER: ""})
     _remember(name, "promotion", before, version, tags.get("forced_why", ""))
     logger.info("version %s of %s is the champion", version.version, name)
-    return _tag(version, {VERDICT: PROMOTED, "promoted_at": _now()})
+    return tag(version, {VERDICT: PROMOTED, "promoted_at": _now()})
 
 
 def _refuse(version: "ModelVersion", reasons: list[str]) -> "ModelVersion":
-    return _tag(version, {VERDICT: REFUSED, "reasons": "\n".join(reasons)})
+    return tag(version, {VERDICT: REFUSED, "reasons": "\n".join(reasons)})
 
 
 def _place_weights(version: "ModelVersion") -> "ModelVersion":
     """`models/<name>/` and its pointer become this version's."""
     pointer = versioning.version_model.fn(catalogue.folder_of(version), version.name)
-    return _tag(version, {f"dvc.{field}": str(value) for field, value in pointer.items()})
+    return tag(version, {f"dvc.{field}": str(value) for field, value in pointer.items()})
 
 
 def _move(name: str, aliases: Mapping[str, str]) -> None:
@@ -288,34 +225,16 @@ def _move(name: str, aliases: Mapping[str, str]) -> None:
 
 def _remember(name: str, what: str, before: "ModelVersion | None", now: "ModelVersion", why: str) -> None:
     """Every change of the champion is a run of its own, so that MLflow knows when and why it happened."""
-    params = {"model": name, "change": what, "from": _number(before), "to": _number(now), "why": why, "by": _who()}
+    params = {
+        "model": name,
+        "change": what,
+        "from": number_of(before),
+        "to": number_of(now),
+        "why": why,
+        "by": _who(),
+    }
     with tracking.run(stage="promotion", name=name, key=f"{name}/{_now()}", params=params, tags={"model": name}):
         pass
-
-
-@contextmanager
-def _own_contest(version: "ModelVersion") -> Iterator[Contest]:
-    """The evaluation and the gate that a version was registered with."""
-    from mlflow.exceptions import MlflowException
-
-    def again(champion: "ModelVersion") -> Rival:
-        raise RegistryError(
-            f"{version.name}/{champion.version}, the champion, was scored by another yardstick than "
-            f"{version.name}/{version.version}; `evergreen run registry/nano` evaluates it again and judges"
-        )
-
-    store = tracking.client()
-    with TemporaryDirectory() as folder:
-        try:
-            for name in (*REPORT, registry.GATE):
-                store.download_artifacts(version.run_id or "", name, folder)
-        except (MlflowException, OSError) as error:
-            raise RegistryError(
-                f"{version.name}/{version.version} was registered without an evaluation, so the gate cannot judge it; "
-                "evaluate it with `evergreen run registry/nano`, or give a reason: --force --why 'TEXT'"
-            ) from error
-        gate = Gate.model_validate_json((Path(folder) / registry.GATE).read_text(encoding="utf-8"))
-        yield Contest(Path(folder), gate, Execution(), again)
 
 
 def _record(version: "ModelVersion") -> dict[str, Any] | None:
@@ -337,29 +256,12 @@ def _version(registered: RegisteredModel) -> "ModelVersion":
     return catalogue.find(f"{registered.name}/{registered.summary['version']}")
 
 
-def _aliased(name: str, alias: str) -> "ModelVersion | None":
-    return catalogue.aliased(name, alias)
-
-
 def _is_champion(version: "ModelVersion") -> bool:
-    return _number(_aliased(version.name, CHAMPION)) == str(version.version)
-
-
-def _number(version: "ModelVersion | None") -> str:
-    return str(version.version) if version else ""
+    return number_of(catalogue.aliased(version.name, CHAMPION)) == str(version.version)
 
 
 def _reasons(version: "ModelVersion") -> list[str]:
     return version.tags.get("reasons", "").splitlines()
-
-
-def _tag(version: "ModelVersion", tags: Mapping[str, str]) -> "ModelVersion":
-    """The version with the tags, which are in the store as well, the verdict last."""
-    store = tracking.client()
-    for name in sorted(tags, key=lambda each: each == VERDICT):
-        if version.tags.get(name) != tags[name]:
-            store.set_model_version_tag(version.name, version.version, name, tags[name])
-    return store.get_model_version(version.name, version.version)
 
 
 def _said(version: "ModelVersion") -> dict[str, Any]:

@@ -168,6 +168,20 @@ def _means(figures: Mapping[str, Any], row: str) -> dict[str, float]:
     return {metric: cell["mean"] for metric, cell in figures["rows"][row].items()}
 
 
+def number(version: "ModelVersion | None") -> str:
+    """Of a version as text, which a database keeps as an integer and a server as text; empty for none."""
+    return str(version.version) if version else ""
+
+
+def tag(version: "ModelVersion", tags: Mapping[str, str]) -> "ModelVersion":
+    """The version with the tags, which are in the store as well, the verdict last."""
+    store = tracking.client()
+    for name in sorted(tags, key=lambda each: each == VERDICT):
+        if version.tags.get(name) != tags[name]:
+            store.set_model_version_tag(version.name, version.version, name, tags[name])
+    return store.get_model_version(version.name, version.version)
+
+
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
         raise RegistryError(f"{name!r} cannot name a model; use at most 64 small letters, digits and . _ -")

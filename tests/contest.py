@@ -6,8 +6,8 @@ from typing import Any
 
 from tasks import promotion, registry, steps, tracking
 from tasks.artifacts import Checkpoint, EvaluationReport, RegisteredModel
+from tasks.contest import Contest
 from tasks.gate import Gate
-from tasks.promotion import Contest
 from tasks.settings import Execution
 from tasks.training import EXPORT
 

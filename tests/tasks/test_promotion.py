@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import catalogue, parity, pointers, promotion, tracking
+from tasks import catalogue, parity, pointers, promotion, registry, tracking
 from tasks.catalogue import VERDICT
 from tasks.errors import DataVersionError, GateError, RegistryError, UsageError
 from tasks.rival import Rival
@@ -115,7 +115,7 @@ def test_a_champion_that_fails_its_trial_gives_way_at_once(model, report, monkey
     def place_and_damage(version):
         """As a disk would: what MLflow keeps is cut after the export was tried."""
         placed = place(version)
-        if promotion._number(version) == ("1" if first else "2"):
+        if registry.number(version) == ("1" if first else "2"):
             damage(version)
         return placed
 
