@@ -4,12 +4,13 @@ import logging
 import sys
 import textwrap
 import time
+from typing import Any
 
 WIDTH, MARGIN = 80, 8
 
 
 class Console(logging.Handler):
-    """Messages wrap below themselves; the lines of a table stay as they are."""
+    """Messages and the items of a list wrap below themselves; the lines of a table stay as they are."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -30,12 +31,16 @@ class Console(logging.Handler):
             text = f"{record.levelname.lower()}: {text}"
         stamp = f"{minutes:>3}:{seconds:02d}".ljust(MARGIN)
         head, *table = text.split("\n")
-        lines = textwrap.wrap(
-            head, WIDTH - MARGIN, break_long_words=False, break_on_hyphens=False, drop_whitespace=False
-        )
+        lines = _wrapped(head, drop_whitespace=False)
+        if all(line.lstrip().startswith("- ") for line in table):
+            table = [part for line in table for part in _wrapped(line.lstrip(), subsequent_indent="  ")]
         margin = " " * (MARGIN if all(len(line) <= WIDTH - MARGIN for line in table) else 0)
         shown = [*(" " * MARGIN + line.strip() for line in lines[1:]), *(margin + line for line in table)]
         return "\n".join(line.rstrip() for line in [stamp + (lines[0] if lines else ""), *shown])
+
+
+def _wrapped(text: str, **options: Any) -> list[str]:
+    return textwrap.wrap(text, WIDTH - MARGIN, break_long_words=False, break_on_hyphens=False, **options)
 
 
 def attach() -> None:

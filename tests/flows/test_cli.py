@@ -216,6 +216,19 @@ def test_the_console_wraps_text_and_keeps_tables() -> None:
     assert lines[-2:] == ["          a    b", "          1    2"]
 
 
+def test_the_console_wraps_the_items_of_a_list_below_themselves() -> None:
+    record = logging.LogRecord("evergreen.x", logging.INFO, "", 0, "said:\n  - " + "word " * 30 + "\n- b", None, None)
+    lines = console.Console().layout(record).splitlines()
+    assert [line[:15] for line in lines] == [
+        "  0:00  said:",
+        "        - word ",
+        "          word ",
+        "          word ",
+        "        - b",
+    ]
+    assert max(map(len, lines)) <= 80
+
+
 @pytest.mark.slow
 def test_the_server_of_a_run_ends_with_the_run_even_when_it_is_killed(tmp_path: Path) -> None:
     program = "import sys, time; from pathlib import Path; from flows.server import Server\n" \
