@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pytest
 from flows.server import answers
 from tasks.settings import ROOT
 from tests import tiny
+from tests.flows.household import FOREIGN, free_ports, until
 
 pytestmark = [pytest.mark.flow, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -41,13 +41,14 @@ class Week:
     """The servers, the source folder and the nights."""
 
     folder: Path
-    ports: dict[str, int] = field(default_factory=dict)
+    ports: dict[str, int]
     servers: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         return {
-            **os.environ, "PYTHONPATH": str(ROOT),
+            **{name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)},
+            "PYTHONPATH": str(ROOT),
             "EVERGREEN_HOME": str(self.folder / "home"), "EVERGREEN_PROJECT": str(self.folder / "project"),
             "PREFECT_HOME": str(self.folder / "prefect"), "DVC_SITE_CACHE_DIR": str(self.folder / "dvc"),
             "PREFECT_API_URL": f"http://127.0.0.1:{self.ports['prefect']}/api",
@@ -56,7 +57,7 @@ class Week:
         }  # fmt: skip
 
     def start(self, name: str) -> None:
-        port = str(self.ports.setdefault(name, _free_port()))
+        port = str(self.ports[name])
         commands = {
             "prefect": ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
             "mlflow": ["-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port", port,
@@ -158,8 +159,7 @@ class Night:
 
 @pytest.fixture
 def week(tmp_path: Path) -> Iterator[Week]:
-    made = Week(tmp_path)
-    made.ports = {name: _free_port() for name in ("prefect", "mlflow")}
+    made = Week(tmp_path, dict(zip(("prefect", "mlflow"), free_ports(2), strict=True)))
     (tmp_path / "project").mkdir()
     try:
         for name in ("prefect", "mlflow"):
@@ -282,19 +282,3 @@ def add_speeches(week: Week, count: int) -> None:
 
 def asked(title: str, text: str, answer: str) -> dict[str, str]:
     return {"prompt": f"{title}\n{text}", "completion": answer}
-
-
-def until(condition: Any, *, seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.3)
-    raise AssertionError(f"nothing after {seconds:.0f} s")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
