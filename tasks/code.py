@@ -1,11 +1,17 @@
 """The code half of a step's identity: a digest of what its modules do, blind to comments, docstrings and layout."""
 
 import ast
+import gc
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from tasks.settings import ROOT
+
+_parsing = threading.Lock()
 
 
 def digests(*modules: str) -> dict[str, str]:
@@ -53,7 +59,24 @@ def _digest(module: str) -> str:
 def _tree(module: str) -> ast.Module:
     path = _path(module)
     assert path is not None, module
-    return ast.parse(path.read_text(encoding="utf-8"))
+    with _uninterrupted():
+        return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """In Python 3.11 a parse fails with a SystemError where another thread parses in the middle of it.
+
+    A thread gives way there for one reason, a finalizer that the garbage collector runs (python/cpython#106905).
+    """
+    with _parsing:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collecting:
+                gc.enable()
 
 
 def _path(module: str) -> Path | None:

@@ -224,15 +224,15 @@ def test_a_version_is_promoted_by_hand_only_through_the_gate_or_with_a_reason(mo
 def test_what_has_no_evaluation_is_promoted_by_force_alone(model):
     made = model(36)
     store = tracking.client()
-    store.create_registered_model("bare")
-    with tracking.run(stage="test", name="bare", key="bare", params={}, tags={}) as run, tracking.as_default():
+    store.create_registered_model("unmeasured")
+    with tracking.run(stage="test", name="by-hand", key="by-hand", params={}, tags={}) as run, tracking.as_default():
         from tasks.registry import log_model
 
-        model_id = log_model(run.id, "bare", made.model)
-        store.create_model_version("bare", f"models:/{model_id}", run.id, model_id=model_id)
-    with pytest.raises(RegistryError, match="bare/1 was registered without an evaluation"):
-        promotion.challenge("bare/1")
-    assert promotion.force("bare/1", why="first")["aliases"] == ["champion"]
+        model_id = log_model(run.id, "unmeasured", made.model)
+        store.create_model_version("unmeasured", f"models:/{model_id}", run.id, model_id=model_id)
+    with pytest.raises(RegistryError, match="unmeasured/1 was registered without an evaluation"):
+        promotion.challenge("unmeasured/1")
+    assert promotion.force("unmeasured/1", why="first")["aliases"] == ["champion"]
 
 
 def test_two_at_once_leave_one_champion(model, report):

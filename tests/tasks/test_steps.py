@@ -1,3 +1,5 @@
+import ast
+import gc
 import json
 import multiprocessing
 import os
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from tasks import steps
+from tasks import code, steps
 from tasks.artifacts import Artifact
 from tasks.errors import StoreError
 from tasks.steps import Step, materialise, status
@@ -182,3 +184,14 @@ def test_the_manifest_names_inputs_code_and_libraries() -> None:
     identity = json.loads((made.path / "manifest.json").read_text())["identity"]
     assert identity["libraries"]["numpy"][0].isdigit()
     assert "models.packing" in identity["code"]
+
+
+def test_threads_that_look_at_the_code_at_once_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    names = ("tasks.evaluation", "tasks.sft", "tasks.rlhf", "tasks.gate", "models.metrics")
+    alone = [ast.unparse(code._tree(name)) for name in names]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(20):
+            assert list(threads.map(lambda name: ast.unparse(code._tree(name)), names)) == alone
+    assert gc.isenabled()

@@ -4,12 +4,22 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from tasks import workers
 from tasks.errors import TrainingInterruptedError
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process and no place that an earlier test of this process has left."""
+    workers.stop()
+    monkeypatch.setattr(workers, "_turns", None)
+    yield
+    workers.stop()
 
 
 def test_an_interrupt_ends_what_computes_and_what_waits() -> None:
