@@ -94,24 +94,6 @@ def test_a_person_runs_a_deployment_and_reads_what_came_out(house: Household, pa
     _picture(page, "prefect-validation")
 
 
-def test_a_life_cycle_ends_with_its_report_and_the_verdict(house: Household, page: "Page") -> None:
-    deployment = house.api.get("/deployments/name/lifecycle/tiny")["id"]
-    page.goto(f"http://127.0.0.1:{house.port}/deployments/deployment/{deployment}")
-    page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_text("Quick run").click()
-    run = until(lambda: _newest_run(house, deployment), seconds=30)
-    until(lambda: house.api.get(f"/flow_runs/{run['id']}")["state_type"] == "COMPLETED", seconds=600)
-    for key, words, picture in (
-        ("report-tiny", "Metrics by stage", "prefect-report"),
-        ("version-tiny", "condition", "prefect-verdict"),
-    ):
-        (found,) = house.api.every("/artifacts/filter", {"artifacts": {"key": {"any_": [key]}}})
-        page.goto(f"http://127.0.0.1:{house.port}/artifacts/artifact/{found['id']}")
-        page.get_by_text(words).first.wait_for()
-        page.wait_for_timeout(1000)
-        _picture(page, picture)
-
-
 def test_the_page_of_a_step_leads_to_its_mlflow_run(house: Household, page: "Page") -> None:
     (found,) = house.api.every("/artifacts/filter", {"artifacts": {"key": {"any_": ["step-validate-rows"]}}})
     page.goto(f"http://127.0.0.1:{house.port}/artifacts/artifact/{found['id']}")
@@ -130,6 +112,24 @@ def test_mlflow_shows_the_runs_of_the_experiment(house: Household, page: "Page")
     page.locator('[data-component-id="mlflow.assistant.chat_panel.close"]').click()
     page.wait_for_timeout(1500)
     _picture(page, "mlflow-runs")
+
+
+def test_a_life_cycle_ends_with_its_report_and_the_verdict(house: Household, page: "Page") -> None:
+    deployment = house.api.get("/deployments/name/lifecycle/tiny")["id"]
+    page.goto(f"http://127.0.0.1:{house.port}/deployments/deployment/{deployment}")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Quick run").click()
+    run = until(lambda: _newest_run(house, deployment), seconds=30)
+    until(lambda: house.api.get(f"/flow_runs/{run['id']}")["state_type"] == "COMPLETED", seconds=600)
+    for key, words, picture in (
+        ("report-tiny", "Metrics by stage", "prefect-report"),
+        ("version-tiny", "condition", "prefect-verdict"),
+    ):
+        (found,) = house.api.every("/artifacts/filter", {"artifacts": {"key": {"any_": [key]}}})
+        page.goto(f"http://127.0.0.1:{house.port}/artifacts/artifact/{found['id']}")
+        page.get_by_text(words).first.wait_for()
+        page.wait_for_timeout(1000)
+        _picture(page, picture)
 
 
 def test_the_pages_ask_nobody_but_the_two_servers(house: Household, asked: list[str]) -> None:
