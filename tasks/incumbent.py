@@ -1,10 +1,14 @@
 """The version that a retraining goes on from: its weights, and the data that it was trained on."""
 
+import logging
 from dataclasses import dataclass
 
-from tasks import catalogue, drift, tracking
+from tasks import catalogue, drift, lineage, reproduction, tracking
 from tasks.artifacts import Checkpoint, Dataset
-from tasks.errors import RegistryError
+from tasks.errors import DataVersionError, RegistryError
+from tasks.settings import home
+
+logger = logging.getLogger("evergreen.incumbent")
 
 
 @dataclass(frozen=True)
@@ -43,5 +47,20 @@ def incumbent(reference: str) -> Incumbent | None:
 
 
 def files_of(before: Incumbent) -> Dataset | None:
-    """The data that a version was trained on, where they still lie; None where they are lost."""
-    return drift.data_files(before.data_key, before.data_digest)
+    """The data that a version was trained on: in the store, in `data/`, or as DVC's cache or remote has their version.
+
+    None where they are lost, or nobody recorded which version they are.
+    """
+    found = drift.data_files(before.data_key, before.data_digest)
+    if found is None and _brought_back(before):
+        found = drift.data_files(before.data_key, before.data_digest)
+    return found
+
+
+def _brought_back(before: Incumbent) -> bool:
+    try:
+        recorded = lineage.read(catalogue.find(before.version))
+        return bool(recorded["data"]["md5"]) and reproduction.lay_data(recorded, home())
+    except (RegistryError, DataVersionError) as error:
+        logger.warning("the data of %s could not be brought back: %s", before.version, error)
+        return False
