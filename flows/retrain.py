@@ -70,13 +70,13 @@ def retrain(
     """
     made_by = origin()
     with turn(name):
+        before, first = incumbent(parent or name), deployments.load(scratch)  # a wrong name is told before the work
         dataset = data_stage(data, name, execution)
-        before = incumbent(parent or name)
         if before is not None and before.data_digest == dataset.digest:
             return done(notice, name, f"nothing new: {before.version} was trained on these data")
         if before is None or start == "scratch":
             shared = {"evaluation": evaluation, "gate": gate, "approval": approval, "execution": execution}
-            return done(notice, name, from_scratch(scratch, {"name": name, "data": data, **shared}))
+            return done(notice, name, from_scratch(first, {"name": name, "data": data, **shared}))
         learnt = mix(dataset, files_of(before), replay)
         if not any(learnt.summary["new"].values()):
             return done(notice, name, f"nothing to learn: rows were only taken away from the data of {before.version}")
@@ -103,9 +103,9 @@ def retrain(
         return done(notice, name, registered)
 
 
-def from_scratch(deployment: str, given: dict[str, Any]) -> RegisteredModel:
+def from_scratch(deployment: deployments.Deployment, given: dict[str, Any]) -> RegisteredModel:
     """The life cycle of a deployment, with some of its parameters given."""
-    flow, parameters = deployments.configured(deployments.load(deployment), [])
+    flow, parameters = deployments.configured(deployment, [])
     registered: RegisteredModel = flow(**{**parameters, **given})
     return registered
 

@@ -107,6 +107,7 @@ def rollback(name: str, *, why: str = "", by: str = "") -> dict[str, Any]:
 
     Raises RegistryError where there is no previous champion, and where it cannot be used: nothing has moved then.
     """
+    catalogue.find(name)  # says which models there are where this is none
     with changing(name):
         champion, previous = catalogue.aliased(name, CHAMPION), catalogue.aliased(name, PREVIOUS)
         if champion is None or previous is None:
