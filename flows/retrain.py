@@ -1,5 +1,6 @@
 """A night: newer data, the champion continued on them, judged against itself, promoted or not. Or nothing new."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow
@@ -10,7 +11,7 @@ from flows.data import data as data_stage
 from flows.evaluate import evaluate
 from flows.registry import registry
 from flows.turns import turn
-from tasks.artifacts import RegisteredModel
+from tasks.artifacts import Artifact, EvaluationReport, RegisteredModel
 from tasks.data import DataRecipe
 from tasks.evaluation import EvaluationRecipe
 from tasks.gate import Gate
@@ -97,10 +98,15 @@ def retrain(
         )  # fmt: skip
         parts = {"data": dataset, "tokenizer": vocabulary, "sft": tuned, "aligned": aligned, "pairs": pairs,
                  "reward": judge, "evaluation": measured, "registered": registered}  # fmt: skip
-        report = write_report(ReportRecipe(title=f"Retraining of {name}", model=name), parts)
-        publish(report, registered)
-        announce(report, measured, registered)
+        conclude(name, measured, registered, parts)
         return done(notice, name, registered)
+
+
+def conclude(name: str, measured: EvaluationReport, registered: RegisteredModel, parts: Mapping[str, Artifact]) -> None:
+    """Writes the report, publishes it, and says in the log what stands in it."""
+    report = write_report(ReportRecipe(title=f"Retraining of {name}", model=name), parts)
+    publish(report, registered)
+    announce(report, measured, registered)
 
 
 def from_scratch(deployment: deployments.Deployment, given: dict[str, Any]) -> RegisteredModel:

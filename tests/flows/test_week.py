@@ -222,6 +222,10 @@ def test_a_week_of_nights(week: Week) -> None:
     sunday.ends()
     assert week.champion() == 5
 
+    the_history_says_what_happened(week)
+
+
+def the_history_says_what_happened(week: Week) -> None:
     verdicts = {each["version"]: each["verdict"] for each in week.said("models", NAME)}
     assert verdicts == {1: "promoted", 2: "promoted", 3: "promoted", 4: "not promoted", 5: "promoted"}
     assert week.changes() == [
