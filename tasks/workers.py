@@ -116,6 +116,8 @@ def _wait(future: "Future[T]", meter: progress.Meter) -> T:
         except TimeoutError:
             if future.done():
                 return future.result()
+            if _interrupted.is_set():
+                stop()  # its process came to life while the interrupt was ending the others
             meter.update()
 
 

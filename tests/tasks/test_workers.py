@@ -1,25 +1,33 @@
 """Worker processes: Ctrl-C ends those that compute and those that wait for their turn."""
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from tasks import workers
+from tasks import progress, workers
 from tasks.errors import TrainingInterruptedError
 
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No process and no place that an earlier test of this process has left."""
-    workers.stop()
+    _end_all()
     monkeypatch.setattr(workers, "_turns", None)
     yield
+    _end_all()
+
+
+def _end_all() -> None:
     workers.stop()
+    for child in multiprocessing.active_children():
+        child.join(10)
 
 
 def test_an_interrupt_ends_what_computes_and_what_waits() -> None:
@@ -35,6 +43,18 @@ def test_an_interrupt_ends_what_computes_and_what_waits() -> None:
     assert time.monotonic() - started < 30, "the worker slept to its end"
 
 
+def test_a_worker_that_came_to_life_during_the_interrupt_is_ended_too() -> None:
+    started = time.monotonic()
+    future = workers._submit(1, 1, time.sleep, 60)
+    workers._interrupted.set()  # the handler has run, and saw no process yet
+    try:
+        with pytest.raises(BrokenProcessPool):
+            workers._wait(future, progress.Meter("sleep", None))
+    finally:
+        workers._interrupted.clear()
+    assert time.monotonic() - started < 30, "the worker slept to its end"
+
+
 def test_after_an_interrupt_workers_start_again() -> None:
     with pytest.raises(KeyboardInterrupt), workers.ended_by_interrupt():
         os.kill(os.getpid(), signal.SIGINT)
@@ -47,8 +67,6 @@ def _point() -> None:
 
 
 def _interrupt_once_a_worker_lives() -> None:
-    import multiprocessing
-
     while not multiprocessing.active_children():
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGINT)
