@@ -10,12 +10,15 @@ from models.intervals import information, robust_scale
 from models.minimise import Problem, minimise
 
 CONDITION = 1e4  # of the coefficients' correlations: above it a direction is all but free
-SAME = 1e-6  # relative difference of objectives that belong to one optimum
+SAME = 1e-4  # relative difference of objectives that belong to one optimum
+EXACT = 1e-9  # largest residual of a law that passes through its runs: nothing is left to judge a run by
 INFLUENCE_RUNS = 400  # runs that are left out one at a time, those with the largest leverage
 HEAVY = 1.0  # Cook's distance from which a run counts as deciding (Cook and Weisberg 1982)
 
 
-def examine(problem: Problem, theta: np.ndarray, objective: float, ends: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+def examine(
+    problem: Problem, theta: np.ndarray, objective: float, ends: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
     """`condition`, `flat`, `optima` and `influence` of a fit, ready for JSON."""
     tau, bend = robust_scale(problem, problem.at(theta[None]).residuals[0])
     curvature = information(problem, theta, bend)
@@ -37,6 +40,8 @@ def influence(
     the law is without this run and those before it. Stops where what is left cannot fix the law.
     """
     runs, count = len(problem.observed), len(theta)
+    if np.abs(problem.at(theta[None]).residuals).max() < EXACT:
+        return []
     found: list[dict[str, Any]] = []
     kept, at = np.ones(runs), theta
     while len(found) < most and kept.sum() - 1 >= count + 1:
@@ -46,7 +51,7 @@ def influence(
             candidates = candidates[np.argsort(-slopes[candidates], kind="stable")[:INFLUENCE_RUNS]]
         weights = np.tile(kept, (len(candidates), 1))
         weights[np.arange(len(candidates)), candidates] = 0
-        without, _ = minimise(replace(problem, weights=weights), np.tile(at, (len(candidates), 1)))
+        without, _ = minimise(replace(problem, weights=weights), np.tile(at, (len(candidates), 1)), near=True)
         moved = without - at
         distance = np.einsum("bp,pq,bq->b", moved, curvature, moved) / (count * max(tau, 1e-300))
         worst = int(distance.argmax())
@@ -59,9 +64,7 @@ def influence(
     return found
 
 
-def warnings(
-    problem: Problem, theta: np.ndarray, diagnostics: dict[str, Any], share: float
-) -> tuple[str, ...]:
+def warnings(problem: Problem, theta: np.ndarray, diagnostics: dict[str, Any], share: float) -> tuple[str, ...]:
     """Sentences for a reader, the gravest first."""
     return (
         *_bounds(problem, theta),
@@ -73,7 +76,9 @@ def warnings(
     )
 
 
-def _flat(problem: Problem, theta: np.ndarray, curvature: np.ndarray, tau: float) -> tuple[float, dict[str, list[float]]]:
+def _flat(
+    problem: Problem, theta: np.ndarray, curvature: np.ndarray, tau: float
+) -> tuple[float, dict[str, list[float]]]:
     """The condition number of the correlations, and one standard deviation to either side in the weakest direction."""
     scale = np.sqrt(np.maximum(np.diag(curvature), 1e-300))
     values, vectors = np.linalg.eigh(curvature / np.outer(scale, scale))
@@ -91,9 +96,9 @@ def _optima(
     thetas, values = ends
     order = np.argsort(values)
     found: list[dict[str, Any]] = []
-    last = -np.inf
+    last, nothing = -np.inf, problem.estimator.nothing(len(problem.observed))
     for place in order:
-        if values[place] <= last * (1 + 1e-4) + len(problem.observed) * 1e-24:
+        if values[place] <= last * (1 + SAME) + nothing:
             found[-1]["share"] += 1 / len(values)
             continue
         if len(found) == 5:
@@ -101,7 +106,7 @@ def _optima(
         last = float(values[place])
         named = problem.law.named(thetas[place], problem.frame)
         found.append(
-            {"objective": last, "share": 1 / len(values), "indistinct": bool(last - objective < 0.5 * tau * 3.84),
+            {"objective": last, "share": 1 / len(values), "indistinct": bool(0 < last - objective < 0.5 * tau * 3.84),
              "coefficients": {name: float(value) for name, value in named.items()}}
         )  # fmt: skip
     return found

@@ -49,15 +49,13 @@ def pairs(problem: Problem, theta: np.ndarray, draws: int, seed: int) -> Draws:
     weights = rng.multinomial(runs, np.full(runs, 1 / runs), size=draws)
     while (poor := ((weights > 0).sum(axis=1) < len(theta))).any():
         weights[poor] = rng.multinomial(runs, np.full(runs, 1 / runs), size=int(poor.sum()))
-    thetas, _ = minimise(replace(problem, weights=weights.astype(np.float64)), np.tile(theta, (draws, 1)))
+    thetas, _ = minimise(replace(problem, weights=weights.astype(np.float64)), np.tile(theta, (draws, 1)), near=True)
     residuals = problem.at(theta[None]).residuals[0]
     wider = np.sqrt(runs / max(1, runs - len(theta)))  # residuals of a fit are smaller than the noise
     return _draws(problem, thetas, -wider * rng.choice(residuals, draws), "pairs")
 
 
-def parametric(
-    problem: Problem, theta: np.ndarray, draws: int, seed: int, *, noise: float, freedom: int
-) -> Draws:
+def parametric(problem: Problem, theta: np.ndarray, draws: int, seed: int, *, noise: float, freedom: int) -> Draws:
     """Normal noise on the fitted curve, its level drawn with `freedom`; the prior's means move as the prior says."""
     rng = np.random.default_rng(seed)
     levels = noise * np.sqrt(freedom / rng.chisquare(freedom, draws))
@@ -69,7 +67,7 @@ def parametric(
         means = problem.pull.mean + spread * rng.standard_normal((draws, len(theta)))
         weight = levels * np.minimum(levels, problem.estimator.delta or np.inf)
         drawn = replace(drawn, pull=Pull(means, problem.pull.scale, weight))
-    thetas, _ = minimise(drawn, np.tile(theta, (draws, 1)))
+    thetas, _ = minimise(drawn, np.tile(theta, (draws, 1)), near=True)
     return _draws(problem, thetas, levels * rng.standard_normal(draws), "parametric")
 
 
@@ -77,15 +75,17 @@ def _draws(problem: Problem, thetas: np.ndarray, noise: np.ndarray, kind: str) -
     return Draws(problem.law.named(thetas, problem.frame), thetas, problem, noise, kind)
 
 
-def profiles(problem: Problem, theta: np.ndarray, symbols: tuple[str, ...], level: float) -> dict[str, tuple[float, float]]:
+def profiles(
+    problem: Problem, theta: np.ndarray, symbols: tuple[str, ...], level: float
+) -> dict[str, tuple[float, float]]:
     """The profile interval of each coefficient, by symbol."""
     return {symbol: profile(problem, theta, _getter(symbol), level) for symbol in symbols}
 
 
 def profile(problem: Problem, theta: np.ndarray, quantity: Quantity, level: float) -> tuple[float, float]:
-    """Values of a positive quantity that the runs do not exclude: 2 (objective there - least objective) / tau below t^2.
+    """Values of a positive quantity that the runs do not exclude: 2 (objective - least objective) / tau below t^2.
 
-    At each value the other coefficients are fitted again. tau = E[psi^2] / E[psi'] makes a likelihood ratio of any
+    At each value all coefficients are fitted again. tau = E[psi^2] / E[psi'] makes a likelihood ratio of any
     estimator (Huber and Ronchetti, Robust Statistics, section 7.7); t is Student's, so that few runs count as few.
     0 or inf where the objective never rises so far: a flat direction.
     """
@@ -108,7 +108,7 @@ def profile(problem: Problem, theta: np.ndarray, quantity: Quantity, level: floa
     def excess(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the refits really came to lie, and by how much their objective is above the least."""
         tie = Tie(log_quantity, values, 100 * tau / spread**2)
-        found, _ = minimise(replace(problem, tie=tie), theta + (values - centre)[:, None] * direction)
+        found, _ = minimise(replace(problem, tie=tie), theta + (values - centre)[:, None] * direction, near=True)
         return log_quantity(found), problem.at(found).value - base.value
 
     ends = [_crossing(excess, centre, sign * spread, allowed) for sign in (-1, 1)]

@@ -3,36 +3,43 @@
 A law that is no sum of powers is then written as its formula alone. Shapes: B fits at once, n runs, p coefficients.
 """
 
-from typing import Union
+from typing import Any, Union
 
 import numpy as np
 
+Part = np.ndarray | None
 Number = Union["Jet", np.ndarray, float]
 
 
 class Jet:
-    """value (B, n), gradient (B, n, p) and Hessian (B, n, p, p): second-order forward-mode differentiation."""
+    """value (B, n), gradient (B, n, p) and Hessian (B, n, p, p): second-order forward-mode differentiation.
+
+    The Hessian, or both, may be None: whoever needs fewer derivatives carries fewer.
+    """
 
     __array_ufunc__ = None  # array * jet is the jet's business
 
-    def __init__(self, value: np.ndarray, gradient: np.ndarray, hessian: np.ndarray) -> None:
+    def __init__(self, value: np.ndarray, gradient: Part = None, hessian: Part = None) -> None:
         self.value, self.gradient, self.hessian = value, gradient, hessian
 
     def __add__(self, other: Number) -> "Jet":
         if isinstance(other, Jet):
-            return Jet(self.value + other.value, self.gradient + other.gradient, self.hessian + other.hessian)
+            gradient, hessian = _sum(self.gradient, other.gradient), _sum(self.hessian, other.hessian)
+            return Jet(self.value + other.value, gradient, hessian)
         return Jet(self.value + other, self.gradient, self.hessian)
 
     def __mul__(self, other: Number) -> "Jet":
-        if isinstance(other, Jet):
+        if not isinstance(other, Jet):
+            factor = np.asarray(other)
+            return Jet(self.value * factor, _by(self.gradient, factor), _by(self.hessian, factor))
+        gradient = _sum(_by(self.gradient, other.value), _by(other.gradient, self.value))
+        hessian = None
+        if self.hessian is not None:
             crossed = _outer(self.gradient, other.gradient)
-            return Jet(
-                self.value * other.value,
-                _by(self.gradient, other.value) + _by(other.gradient, self.value),
-                _by(self.hessian, other.value) + _by(other.hessian, self.value) + crossed + crossed.swapaxes(-1, -2),
+            hessian = (
+                _by(self.hessian, other.value) + _by(other.hessian, self.value) + crossed + crossed.swapaxes(-1, -2)
             )
-        factor = np.asarray(other)
-        return Jet(self.value * factor, _by(self.gradient, factor), _by(self.hessian, factor))
+        return Jet(self.value * other.value, gradient, hessian)
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -47,18 +54,23 @@ class Jet:
 
     def through(self, value: np.ndarray, first: np.ndarray, second: np.ndarray) -> "Jet":
         """f(self), from f, f' and f'' at its value."""
-        hessian = _by(self.hessian, first) + _by(_outer(self.gradient, self.gradient), second)
+        hessian = None
+        if self.hessian is not None:
+            hessian = _by(self.hessian, first) + _by(_outer(self.gradient, self.gradient), second)
         return Jet(value, _by(self.gradient, first), hessian)
 
 
-def variables(theta: np.ndarray, runs: int) -> list[Jet]:
-    """The coefficients themselves, theta (B, p), as jets over so many runs."""
+def variables(theta: np.ndarray, runs: int, order: int = 2) -> list[Jet]:
+    """The coefficients themselves, theta (B, p), as jets over so many runs with so many derivatives."""
     batch, count = theta.shape
-    unit = np.eye(count)
-    flat = np.zeros((1, 1, count, count))
+    unit, flat = np.eye(count), np.zeros((1, 1, count, count))
     return [
-        Jet(np.broadcast_to(theta[:, i : i + 1], (batch, runs)), unit[i][None, None], flat) for i in range(count)
-    ]
+        Jet(
+            np.broadcast_to(theta[:, i : i + 1], (batch, runs)),
+            unit[i][None, None] if order > 0 else None, flat if order > 1 else None,
+        )
+        for i in range(count)
+    ]  # fmt: skip
 
 
 def exp(jet: Jet) -> Jet:
@@ -91,19 +103,37 @@ def logsumexp(*jets: Jet) -> Jet:
     terms = [np.exp(jet.value - highest) for jet in jets]
     total = np.sum(terms, axis=0)
     shares = [term / total for term in terms]
-    gradient = sum(_by(jet.gradient, share) for jet, share in zip(jets, shares, strict=True))
-    hessian = sum(
-        _by(jet.hessian + _outer(jet.gradient, jet.gradient), share) for jet, share in zip(jets, shares, strict=True)
+    value = highest + np.log(total)
+    if jets[0].gradient is None:
+        return Jet(value)
+    pairs = list(zip(jets, shares, strict=True))
+    gradient = np.sum(
+        [np.broadcast_to(_by(j.gradient, share), (*value.shape, _width(j))) for j, share in pairs], axis=0
     )
-    assert isinstance(gradient, np.ndarray) and isinstance(hessian, np.ndarray)
-    return Jet(highest + np.log(total), gradient, hessian - _outer(gradient, gradient))
+    if jets[0].hessian is None:
+        return Jet(value, gradient)
+    hessian = -_outer(gradient, gradient)
+    for jet, share in pairs:
+        hessian += _by(jet.hessian + _outer(jet.gradient, jet.gradient), share)
+    return Jet(value, gradient, hessian)
 
 
-def _by(array: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Multiplies an array that has one or two axes of coefficients more than the factor."""
+def _width(jet: Jet) -> int:
+    assert jet.gradient is not None
+    return jet.gradient.shape[-1]
+
+
+def _sum(first: Part, second: Part) -> Part:
+    return None if first is None or second is None else first + second
+
+
+def _by(array: Any, factor: np.ndarray) -> Any:
+    """Multiplies derivatives, which have one or two axes of coefficients more than the factor."""
+    if array is None:
+        return None
     factor = np.asarray(factor)
     return array * factor.reshape(factor.shape + (1,) * (array.ndim - 2))
 
 
-def _outer(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _outer(first: Any, second: Any) -> np.ndarray:
     return first[..., :, None] * second[..., None, :]

@@ -9,6 +9,7 @@ Inside a fit, logarithms are centred on the runs, so that a factor and its expon
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -46,6 +47,10 @@ class Local(ABC):
     log_loss: np.ndarray
 
     @abstractmethod
+    def rows(self) -> np.ndarray:
+        """d ln L_i of each run, shape (B, n, p)."""
+
+    @abstractmethod
     def gradient(self, slope: np.ndarray) -> np.ndarray:
         """sum_i slope_i d ln L_i, shape (B, p)."""
 
@@ -63,6 +68,7 @@ class Law(ABC):
     inputs: tuple[str, ...]  # columns that it needs beside L
     symbols: tuple[str, ...]  # its coefficients, as they are reported
     theta: tuple[str, ...]  # its coefficients, as they are fitted: logarithms of factors, exponents as they are
+    quick = True  # whether second derivatives are nearly free, so that every fit of a batch may use them
 
     @abstractmethod
     def frame(self, columns: Columns, centre: Mapping[str, float] | None = None) -> Frame: ...
@@ -203,6 +209,9 @@ class _Sum(Local):
         self.log_loss = highest + np.log(total)
         self.shares = np.divide(logs, total, out=logs)
 
+    def rows(self) -> np.ndarray:
+        return np.einsum("kbn,knp->bnp", self.shares, self.features)
+
     def gradient(self, slope: np.ndarray) -> np.ndarray:
         parts = [(slope * share) @ each for share, each in zip(self.shares, self.features, strict=True)]
         return np.sum(parts, axis=0)
@@ -236,13 +245,13 @@ def _add(flat: np.ndarray, weight: np.ndarray, first: np.ndarray, second: np.nda
 class Formula(Law):
     """A law that is written as its formula over jets: ln L_hat of the coefficients and the centred logarithms."""
 
-    linear: tuple[str, ...]  # the coefficients of theta that are logarithms of factors in a sum
+    quick = False
 
     @abstractmethod
     def evaluate(self, theta: Sequence[Any], frame: Frame) -> jets.Jet: ...
 
     def at(self, theta: np.ndarray, frame: Frame) -> Local:
-        return _Carried(self.evaluate(jets.variables(theta, frame.runs), frame))
+        return _Carried(self, theta, frame)
 
     def frame(self, columns: Columns, centre: Mapping[str, float] | None = None) -> Frame:
         raw = {name: np.asarray(columns[name], np.float64) for name in self.inputs}
@@ -255,15 +264,35 @@ class Formula(Law):
 
 
 class _Carried(Local):
-    def __init__(self, jet: jets.Jet) -> None:
-        self.jet, self.log_loss = jet, jet.value
+    """A formula at theta. Derivatives are carried only where they are asked for: they cost p and p^2 times as much."""
+
+    def __init__(self, law: Formula, theta: np.ndarray, frame: Frame) -> None:
+        self.law, self.theta, self.frame = law, theta, frame
+        self.log_loss = self._carried(0).value
+
+    def rows(self) -> np.ndarray:
+        return self._first
 
     def gradient(self, slope: np.ndarray) -> np.ndarray:
-        return np.einsum("bn,bnp->bp", slope, self.jet.gradient)
+        return np.einsum("bn,bnp->bp", slope, self._first)
 
     def hessian(self, slope: np.ndarray, bend: np.ndarray) -> np.ndarray:
-        first = self.jet.gradient
-        return (first * bend[..., None]).swapaxes(1, 2) @ first + np.einsum("bn,bnpq->bpq", slope, self.jet.hessian)
+        squares = (self._first * bend[..., None]).swapaxes(1, 2) @ self._first
+        if not slope.any():
+            return squares
+        second = self._carried(2).hessian
+        assert second is not None
+        return squares + np.einsum("bn,bnpq->bpq", slope, second)
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        found = self._carried(1).gradient
+        assert found is not None
+        return np.broadcast_to(found, (*self.log_loss.shape, self.theta.shape[1]))
+
+    def _carried(self, order: int) -> jets.Jet:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a fit rejects what is no number
+            return self.law.evaluate(jets.variables(self.theta, self.frame.runs, order), self.frame)
 
 
 class KaplanND(Formula):

@@ -9,7 +9,7 @@ from models.estimators import Estimator
 from models.laws import Frame, Law, Local
 
 ROWS = 512  # fits per block: what it works on stays in the cache
-STEPS = 200
+STEPS, CORNER_STEPS = 200, 60
 NEWTON = 1e-2  # relative gain below which the second derivative of the estimator is trusted
 
 
@@ -53,8 +53,9 @@ class Problem:
     weights: np.ndarray | None = None
     pull: Pull | None = None
     tie: Tie | None = None
+    exact: bool = False  # use second derivatives of the law also where they are dear
 
-    def only(self, rows: np.ndarray) -> "Problem":
+    def only(self, rows: np.ndarray | slice) -> "Problem":
         """The problem of some of the fits."""
         observed = self.observed[rows] if self.observed.ndim == 2 else self.observed
         weights = None if self.weights is None else self.weights[rows]
@@ -106,31 +107,81 @@ class Point:
     value: np.ndarray
 
 
-def minimise(problem: Problem, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def minimise(problem: Problem, starts: np.ndarray, *, near: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The coefficients (B, p) at which each fit stops gaining, from its start, and the objectives (B,).
 
+    `near`: the starts lie near the optima, as those of refits do, so that a corner needs less smoothing.
     Raises no error: a fit that cannot be improved returns its start.
     """
-    theta = np.clip(starts, *problem.bounds)
-    for smoothed in problem.estimator.smoothed:
-        part = replace(problem, estimator=smoothed)
-        for first in range(0, len(theta), ROWS):
-            rows = np.arange(first, min(first + ROWS, len(theta)))
-            theta[rows] = _block(part.only(rows), theta[rows])
-    values = [
-        problem.only(rows).at(theta[rows]).value
-        for rows in np.array_split(np.arange(len(theta)), max(1, len(theta) // ROWS))
-    ]
-    return theta, np.concatenate(values)
+    theta, values = np.clip(starts, *problem.bounds), np.empty(len(starts))
+    for first in range(0, len(theta), ROWS):
+        rows = slice(first, first + ROWS)
+        theta[rows], values[rows] = _block(problem.only(rows), theta[rows], near)
+    return theta, values
 
 
-def _block(problem: Problem, theta: np.ndarray) -> np.ndarray:
+def _block(problem: Problem, theta: np.ndarray, near: bool) -> tuple[np.ndarray, np.ndarray]:
+    smoothed = problem.estimator.smoothed
+    for estimator in smoothed[-2:] if near else smoothed:
+        theta = _descend(replace(problem, estimator=estimator), theta)
+    if problem.estimator.corner:
+        theta = _into_corner(problem, theta)
+    return theta, problem.at(theta).value
+
+
+def _into_corner(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """Where |r| has its corner, an optimum passes through as many runs as there are coefficients: solved for exactly.
+
+    The runs are those that the smoothed optimum passes nearest to. Kept where the objective falls.
+    """
+    start = problem.at(theta)
+    size = np.abs(start.residuals)
+    if problem.weights is not None:
+        size = np.where(problem.weights > 0, size, np.inf)
+    nearest = np.argsort(size, axis=1, kind="stable")[:, : theta.shape[1]]
+    tried, point = theta, start
+    for _ in range(4):
+        system = np.take_along_axis(point.local.rows(), nearest[..., None], axis=1)
+        through = np.take_along_axis(point.residuals, nearest, axis=1)
+        tried = np.clip(tried - (np.linalg.pinv(system) @ through[..., None])[..., 0], *problem.bounds)
+        point = problem.at(tried)
+    return np.where((point.value < start.value)[:, None], tried, theta)
+
+
+def sharpen(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """The optimum (p,) of an estimator with a corner to the last digit, from one close to it.
+
+    Sequential linear programming: the law is replaced by its tangent inside a shrinking trust region, where the best
+    move is a linear programme (its dual bounds the objective, so that the vertex is the right one).
+    """
+    from scipy.optimize import linprog
+
+    runs, count = len(problem.observed), len(theta)
+    over, under = (side * np.ones(runs) for side in (problem.estimator.over, problem.estimator.under))
+    best, radius = problem.at(theta[None]), 1e-2
+    while radius > 1e-12:
+        rows = best.local.rows()[0]
+        room = [np.clip(bound - best.theta[0], -radius, radius) for bound in problem.bounds]
+        found = linprog(
+            np.concatenate([np.zeros(count), over, under]),
+            A_eq=np.hstack([rows, -np.eye(runs), np.eye(runs)]), b_eq=-best.residuals[0],
+            bounds=[*zip(*room, strict=True), *([(0, None)] * (2 * runs))], method="highs",
+        )  # fmt: skip
+        tried = problem.at(best.theta + found.x[:count]) if found.status == 0 else best
+        if tried.value[0] < best.value[0]:
+            best = tried
+        else:
+            radius *= 0.1
+    return best.theta[0]
+
+
+def _descend(problem: Problem, theta: np.ndarray) -> np.ndarray:
     theta = theta.copy()
     count = len(theta)
     damping, newton, rejected = np.full(count, 1e-3), np.zeros(count, bool), np.zeros(count, int)
-    running = np.arange(count)
+    running, exact = np.arange(count), problem.law.quick or problem.exact
     part, value = problem, problem.at(theta).value
-    for _ in range(STEPS):
+    for _ in range(CORNER_STEPS if problem.estimator.corner else STEPS):
         point = part.at(theta[running])
         gradient, curvature = part.derivatives(point, newton[running])
         step, promised = _step(theta[running], gradient, curvature, damping[running], problem.bounds)
@@ -142,10 +193,8 @@ def _block(problem: Problem, theta: np.ndarray) -> np.ndarray:
         small = gain <= NEWTON * np.abs(value[running])
         rejected[running] = np.where(better, 0, rejected[running] + 1)
         again = ~better & newton[running]  # the exact curvature misled: the safe one has its turn before more damping
-        damping[running] = np.clip(
-            damping[running] * np.where(better, 0.1, np.where(again, 1.0, 10.0)), 1e-12, 1e12
-        )
-        newton[running] = better & small
+        damping[running] = np.clip(damping[running] * np.where(better, 0.1, np.where(again, 1.0, 10.0)), 1e-12, 1e12)
+        newton[running] = better & small & exact
         done = (promised <= 1e-13 * np.abs(value[running]) + 1e-32) | (rejected[running] > 14)
         if done.any():
             running = running[~done]

@@ -21,11 +21,11 @@ import numpy as np
 from models import diagnosis, intervals, laws
 from models.estimators import Estimator, huber
 from models.laws import MEANINGS, Columns, Law
-from models.minimise import Problem, Pull, minimise
+from models.minimise import Problem, Pull, minimise, sharpen
 
 FEW_RUNS = 50  # below it the objective is nearly piecewise, and a fit takes many more starts
 STARTS, MANY_STARTS = 64, 512
-AGREES = 1e-6  # relative difference of two objectives that count as one
+AGREES, CORNER_AGREES = 1e-6, 1e-4  # relative difference of two objectives that count as one; where |r| has its corner
 # Published exponents lie between .05 and .6. A dozen runs rarely tell an exponent from the floor E, so a fit to them
 # may give its exponents a weak normal prior, which vanishes in a large sweep.
 PRIOR_MEAN, PRIOR_SCALE = 0.3, 0.3
@@ -88,9 +88,7 @@ class Fit:
         """What a reader must know before the coefficients are used."""
         return diagnosis.warnings(self.problem, self.theta, self.diagnostics, self.starts_at_optimum)
 
-    def bootstrap(
-        self, draws: int = 4000, seed: int = 0, *, kind: str = "pairs"
-    ) -> intervals.Draws:
+    def bootstrap(self, draws: int = 4000, seed: int = 0, *, kind: str = "pairs") -> intervals.Draws:
         """Refits to resamples, each from the fitted coefficients.
 
         pairs: the runs are drawn with replacement; for sweeps of some dozens of runs and more. parametric: each draw
@@ -178,7 +176,13 @@ def fit(
             problem = replace(problem, pull=_prior(form, noise, chosen.delta))
             found, values = minimise(problem, found)
             noise = _noise(problem, found[values.argmin()])
-    theta, best = found[values.argmin()], float(values.min())
+    theta = found[values.argmin()]
+    if chosen.corner:
+        theta = sharpen(problem, theta)
+    elif not form.quick:
+        theta = minimise(replace(problem, exact=True), theta[None])[0][0]
+    best = float(problem.at(theta[None]).value[0])
+    agrees = CORNER_AGREES if chosen.corner else AGREES
     return Fit(
         law=law,
         estimator=chosen.description + (" with a prior on the exponents" if prior else ""),
@@ -186,18 +190,13 @@ def fit(
         coefficients={name: float(value) for name, value in form.named(theta, frame).items()},
         objective=best,
         starts=len(places),
-        starts_at_optimum=float((values <= best * (1 + AGREES) + _tiny(len(observed))).mean()),
+        starts_at_optimum=float((values <= best * (1 + agrees) + chosen.nothing(len(observed))).mean()),
         noise=_noise(problem, theta),
         seconds=time.perf_counter() - began,
         theta=theta,
         problem=problem,
         ends=(found, values),
     )
-
-
-def _tiny(runs: int) -> float:
-    """An objective of nothing: residuals of the last digits of ln L."""
-    return runs * 1e-24
 
 
 def _prior(law: Law, noise: float, delta: float) -> Pull:
@@ -231,7 +230,9 @@ def _checked(law: Law, columns: Columns) -> dict[str, np.ndarray]:
     needed = ("L", *law.inputs)
     missing = [f"{name} ({MEANINGS.get(name, 'loss, nats per token')})" for name in needed if name not in given]
     if missing:
-        raise ValueError(f"the law {law.name} needs {', '.join(missing)}; the runs have {', '.join(given) or 'nothing'}")
+        raise ValueError(
+            f"the law {law.name} needs {', '.join(missing)}; the runs have {', '.join(given) or 'nothing'}"
+        )
     raw = {name: np.asarray(given[name], np.float64).ravel() for name in needed}
     lengths = {name: column.size for name, column in raw.items()}
     if len(set(lengths.values())) > 1:
@@ -240,7 +241,8 @@ def _checked(law: Law, columns: Columns) -> dict[str, np.ndarray]:
         bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
         if bad.size:
             raise ValueError(
-                f"{name} of run {bad[0] + 1} is {column[bad[0]]}; it must be finite and positive: drop runs that diverged"
+                f"{name} of run {bad[0] + 1} is {column[bad[0]]}; it must be finite and positive: drop runs that "
+                "diverged"
             )
     coefficients = len(law.theta)
     distinct = len(np.unique(np.stack([raw[name] for name in law.inputs]), axis=1).T)
