@@ -13,6 +13,9 @@ CONDITION = 1e4  # of the coefficients' correlations: above it a direction is al
 SAME = 1e-4  # relative difference of objectives that belong to one optimum
 EXACT = 1e-9  # largest residual of a law that passes through its runs: nothing is left to judge a run by
 INFLUENCE_RUNS = 400  # runs that are left out one at a time, those with the largest leverage
+OPTIMA = 5  # how many different ones are listed
+FACTORS = ("E", "ln A", "ln B", "ln a", "ln b")
+APART = 0.25  # squared distance, in standard deviations, of two ends that count as two optima
 HEAVY = 1.0  # Cook's distance from which a run counts as deciding (Cook and Weisberg 1982)
 
 
@@ -26,7 +29,7 @@ def examine(
     return {
         "condition": condition,
         "flat": flat,
-        "optima": _optima(problem, objective, ends, tau),
+        "optima": _optima(problem, objective, ends, curvature, tau),
         "influence": influence(problem, theta, curvature, tau),
     }
 
@@ -90,24 +93,28 @@ def _flat(
 
 
 def _optima(
-    problem: Problem, objective: float, ends: tuple[np.ndarray, np.ndarray], tau: float
+    problem: Problem, objective: float, ends: tuple[np.ndarray, np.ndarray], curvature: np.ndarray, tau: float
 ) -> list[dict[str, Any]]:
     """The different places at which starts ended, the best first; `indistinct` where the runs cannot reject one."""
     thetas, values = ends
-    order = np.argsort(values)
+    nothing = problem.estimator.nothing(len(problem.observed))
     found: list[dict[str, Any]] = []
-    last, nothing = -np.inf, problem.estimator.nothing(len(problem.observed))
-    for place in order:
-        if values[place] <= last * (1 + SAME) + nothing:
-            found[-1]["share"] += 1 / len(values)
+    places: list[np.ndarray] = []
+    for place in np.argsort(values):
+        value = float(values[place])
+        moved = np.array([thetas[place] - each for each in places]).reshape(-1, thetas.shape[1])
+        close = np.einsum("bp,pq,bq->b", moved, curvature, moved) < APART * tau
+        equal = np.array([value <= each["objective"] * (1 + SAME) + nothing for each in found], bool)
+        if (belongs := np.flatnonzero(close | equal)).size:
+            found[belongs[0]]["share"] += 1 / len(values)
             continue
-        if len(found) == 5:
+        if len(found) == OPTIMA:
             break
-        last = float(values[place])
+        places.append(thetas[place])
         named = problem.law.named(thetas[place], problem.frame)
         found.append(
-            {"objective": last, "share": 1 / len(values), "indistinct": bool(0 < last - objective < 0.5 * tau * 3.84),
-             "coefficients": {name: float(value) for name, value in named.items()}}
+            {"objective": value, "share": 1 / len(values), "indistinct": bool(found) and value - objective < 0.5 * tau * 3.84,
+             "coefficients": {name: float(each) for name, each in named.items()}}
         )  # fmt: skip
     return found
 
@@ -116,8 +123,8 @@ def _bounds(problem: Problem, theta: np.ndarray) -> list[str]:
     low, high = problem.bounds
     found = []
     for name, value, least, most in zip(problem.law.theta, theta, low, high, strict=True):
-        if value <= least + 1e-9 and name.startswith("ln ") and len(problem.law.theta) > 1:
-            found.append(f"{name[3:]} is nearly nothing: the loss does not show its term in these runs")
+        if value <= least + 1e-9 and name in FACTORS:
+            found.append(f"{name.removeprefix('ln ')} is nothing: the loss does not show its term in these runs")
         elif value <= least + 1e-9 or value >= most - 1e-9:
             found.append(f"{name} sits at its bound {value:.3g}: the runs do not fix it")
     return found

@@ -79,40 +79,47 @@ def profiles(
     problem: Problem, theta: np.ndarray, symbols: tuple[str, ...], level: float
 ) -> dict[str, tuple[float, float]]:
     """The profile interval of each coefficient, by symbol."""
-    return {symbol: profile(problem, theta, _getter(symbol), level) for symbol in symbols}
+    return {
+        symbol: profile(problem, theta, _getter(symbol), level, log=symbol not in problem.law.theta)
+        for symbol in symbols
+    }
 
 
-def profile(problem: Problem, theta: np.ndarray, quantity: Quantity, level: float) -> tuple[float, float]:
-    """Values of a positive quantity that the runs do not exclude: 2 (objective - least objective) / tau below t^2.
+def profile(
+    problem: Problem, theta: np.ndarray, quantity: Quantity, level: float, *, log: bool = True
+) -> tuple[float, float]:
+    """Values >= 0 of a quantity that the runs do not exclude: 2 (objective - least objective) / tau below t^2.
 
-    At each value all coefficients are fitted again. tau = E[psi^2] / E[psi'] makes a likelihood ratio of any
-    estimator (Huber and Ronchetti, Robust Statistics, section 7.7); t is Student's, so that few runs count as few.
-    0 or inf where the objective never rises so far: a flat direction.
+    At each value all coefficients are fitted again, in the logarithm of the quantity if `log`. tau = E[psi^2] /
+    E[psi'] makes a likelihood ratio of any estimator (Huber and Ronchetti, Robust Statistics, section 7.7); t is
+    Student's, so that few runs count as few. 0 or inf where the objective never rises so far: a flat direction.
     """
     base = problem.at(theta[None])
     tau, bend = robust_scale(problem, base.residuals[0])
     allowed = 0.5 * tau * _student(level, len(problem.observed) - len(theta)) ** 2
 
-    def log_quantity(thetas: np.ndarray) -> np.ndarray:
+    def measured(thetas: np.ndarray) -> np.ndarray:
+        value = quantity(problem.law.named(thetas, problem.frame))
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log(quantity(problem.law.named(thetas, problem.frame)))
+            return np.log(value) if log else value
 
-    centre = float(log_quantity(theta[None])[0])
-    slope = gradient_of(log_quantity, theta[None])[0]
+    centre = float(measured(theta[None])[0])
+    slope = gradient_of(measured, theta[None])[0]
     moves = np.linalg.pinv(information(problem, theta, bend), hermitian=True) @ slope
     spread = float(np.sqrt(max(tau * slope @ moves, 1e-300)))
-    if not np.isfinite(centre + spread) or spread < 1e-140:
-        return float(np.exp(centre)), float(np.exp(centre))
+    if not np.isfinite(centre + spread):
+        return 0.0, np.inf
     direction = moves / (slope @ moves)
 
     def excess(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the refits really came to lie, and by how much their objective is above the least."""
-        tie = Tie(log_quantity, values, 100 * tau / spread**2)
+        tie = Tie(measured, values, 100 * tau / spread**2)
         found, _ = minimise(replace(problem, tie=tie), theta + (values - centre)[:, None] * direction, near=True)
-        return log_quantity(found), problem.at(found).value - base.value
+        return measured(found), problem.at(found).value - base.value
 
     ends = [_crossing(excess, centre, sign * spread, allowed) for sign in (-1, 1)]
-    return float(np.exp(ends[0])), float(np.exp(ends[1]))
+    low, high = np.exp(ends) if log else np.maximum(ends, 0)
+    return float(low), float(high)
 
 
 def robust_scale(problem: Problem, residuals: np.ndarray) -> tuple[float, float]:

@@ -97,30 +97,27 @@ def minimum(jet: Jet, other: np.ndarray) -> Jet:
     return Jet(np.where(taken, jet.value, other), _by(jet.gradient, taken * 1.0), _by(jet.hessian, taken * 1.0))
 
 
-def logsumexp(*jets: Jet) -> Jet:
-    """ln of the sum of exponentials; the shares of the terms are their weights in the derivatives."""
+def logsumexp(*jets: Jet, floor: Jet | None = None) -> Jet:
+    """ln(sum of exponentials + floor), a floor >= 0; what each moves is its weight in the derivatives."""
     highest = np.max([jet.value for jet in jets], axis=0)
     terms = [np.exp(jet.value - highest) for jet in jets]
-    total = np.sum(terms, axis=0)
-    shares = [term / total for term in terms]
+    total = np.sum(terms, axis=0) + (0 if floor is None else floor.value * np.exp(-highest))
     value = highest + np.log(total)
     if jets[0].gradient is None:
         return Jet(value)
-    pairs = list(zip(jets, shares, strict=True))
-    gradient = np.sum(
-        [np.broadcast_to(_by(j.gradient, share), (*value.shape, _width(j))) for j, share in pairs], axis=0
-    )
+    weighted = [(jet, term / total) for jet, term in zip(jets, terms, strict=True)]
+    linear = [] if floor is None else [(floor, np.exp(-value))]
+    gradient = np.zeros((*value.shape, jets[0].gradient.shape[-1]))
+    for jet, share in weighted + linear:
+        gradient += _by(jet.gradient, share)
     if jets[0].hessian is None:
         return Jet(value, gradient)
     hessian = -_outer(gradient, gradient)
-    for jet, share in pairs:
+    for jet, share in weighted:
         hessian += _by(jet.hessian + _outer(jet.gradient, jet.gradient), share)
+    for jet, share in linear:
+        hessian += _by(jet.hessian, share)
     return Jet(value, gradient, hessian)
-
-
-def _width(jet: Jet) -> int:
-    assert jet.gradient is not None
-    return jet.gradient.shape[-1]
 
 
 def _sum(first: Part, second: Part) -> Part:

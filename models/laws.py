@@ -20,7 +20,6 @@ from models import jets
 Columns = Mapping[str, np.ndarray]
 EXPONENT = (1e-3, 5.0)
 LEAST_SHARE = 1e-7  # of the lowest loss: below it a term is nearly nothing
-FIRST_FLOOR = 0.3  # of the lowest loss, at least, when a fit starts
 MEANINGS = {
     "N": "parameters", "D": "training tokens", "C": "training FLOPs", "U": "unique training tokens",
     "Pw": "bits of a weight", "Pa": "bits of an activation", "Pkv": "bits of the KV cache",
@@ -67,7 +66,7 @@ class Law(ABC):
     source: str
     inputs: tuple[str, ...]  # columns that it needs beside L
     symbols: tuple[str, ...]  # its coefficients, as they are reported
-    theta: tuple[str, ...]  # its coefficients, as they are fitted: logarithms of factors, exponents as they are
+    theta: tuple[str, ...]  # its coefficients, as they are fitted: logarithms of factors, the rest as they are
     quick = True  # whether second derivatives are nearly free, so that every fit of a batch may use them
 
     @abstractmethod
@@ -137,7 +136,7 @@ class PowerLaw(Law):
 
     @property
     def theta(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*(f"ln {term.factor}" for term in self.terms), *self.slopes)
+        return (*(f"ln {term.factor}" if term.powers else term.factor for term in self.terms), *self.slopes)
 
     def frame(self, columns: Columns, centre: Mapping[str, float] | None = None) -> Frame:
         raw = {name: np.asarray(columns[name], np.float64) for name in self.inputs}
@@ -149,7 +148,7 @@ class PowerLaw(Law):
         return Frame(centred, centre, raw, self._features(centred))
 
     def _features(self, logs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """ln of term k is features[k] @ theta: shape (terms, n, p)."""
+        """ln of term k is features[k] @ theta, and of a constant its exponential: shape (terms, n, p)."""
         runs = len(next(iter(logs.values())))
         made = np.zeros((len(self.terms), runs, len(self.theta)))
         for place, term in enumerate(self.terms):
@@ -160,13 +159,13 @@ class PowerLaw(Law):
         return made
 
     def at(self, theta: np.ndarray, frame: Frame) -> Local:
-        return _Sum(theta, frame.features)
+        return _Sum(theta, frame.features, [not term.powers for term in self.terms])
 
     def bounds(self, frame: Frame, log_loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         low, high = float(log_loss.min()), float(log_loss.max())
-        floor = low + np.log(LEAST_SHARE)
         # a term may outgrow the loss at the mean of the runs only as far as its steepest exponent lets it
-        ranges = [(floor, low if not term.powers else high + 3) for term in self.terms]
+        factor = low + np.log(LEAST_SHARE), high + 3
+        ranges = [factor if term.powers else (0.0, np.exp(low)) for term in self.terms]
         pairs = np.array([*ranges, *([EXPONENT] * len(self.slopes))])
         return pairs[:, 0], pairs[:, 1]
 
@@ -176,21 +175,22 @@ class PowerLaw(Law):
         exponents = np.array(list(product(grid, repeat=len(self.slopes)))).reshape(-1, len(self.slopes))
         linear = np.exp(frame.features[:, :, len(self.terms) :] @ exponents.T)  # (terms, n, starts)
         factors = _nonnegative(linear.transpose(2, 1, 0) / np.exp(log_loss)[:, None])
-        # as a logarithm, a floor of nothing would be a place that no fit leaves
-        floors = [0.0 if term.powers else FIRST_FLOOR * np.exp(log_loss.min()) for term in self.terms]
-        factors = np.maximum(factors, floors)
-        return _within(np.concatenate([np.log(factors), exponents], axis=1), self.bounds(frame, log_loss))
+        first = [np.log(column) if term.powers else column for term, column in zip(self.terms, factors.T, strict=True)]
+        return _within(np.column_stack([*first, exponents]), self.bounds(frame, log_loss))
 
     def named(self, theta: np.ndarray, frame: Frame) -> dict[str, np.ndarray]:
         slopes = {name: theta[..., self.theta.index(name)] for name in self.slopes}
         found = dict(slopes)
         for place, term in enumerate(self.terms):
+            if not term.powers:
+                found[term.factor] = theta[..., place]
+                continue
             shift = sum(
                 (slopes[symbol] * sum(power * frame.centre[name] for name, power in powers.items())
                  for symbol, powers in term.powers.items()), start=np.zeros(())
             )  # fmt: skip
             log_factor = theta[..., place] - shift
-            if self.critical and term.powers:
+            if self.critical:
                 log_factor = log_factor / slopes[next(iter(term.powers))]
             with np.errstate(over="ignore"):
                 found[term.factor] = np.exp(log_factor)
@@ -198,16 +198,21 @@ class PowerLaw(Law):
 
 
 class _Sum(Local):
-    """The log-sum-exp of linear functions, features (terms, n, p)."""
+    """ln of a sum of exponentials of linear functions, features (terms, n, p), and of constants as they are."""
 
-    def __init__(self, theta: np.ndarray, features: np.ndarray) -> None:
-        self.features = features
-        logs = np.stack([theta @ each.T for each in features])  # (terms, B, n)
+    def __init__(self, theta: np.ndarray, features: np.ndarray, constant: Sequence[bool]) -> None:
+        self.features, self.constant = features, constant
+        with np.errstate(divide="ignore"):
+            logs = np.stack([np.log(np.maximum(theta @ each.T, 0)) if flat else theta @ each.T
+                             for each, flat in zip(features, constant, strict=True)])  # fmt: skip
         highest = logs.max(axis=0)
         np.exp(np.subtract(logs, highest, out=logs), out=logs)
         total = logs.sum(axis=0)
         self.log_loss = highest + np.log(total)
+        # by how much ln L moves with the logarithm of a term, and with a constant itself
         self.shares = np.divide(logs, total, out=logs)
+        for place in np.flatnonzero(constant):
+            self.shares[place] = np.exp(-self.log_loss)
 
     def rows(self) -> np.ndarray:
         return np.einsum("kbn,knp->bnp", self.shares, self.features)
@@ -217,14 +222,18 @@ class _Sum(Local):
         return np.sum(parts, axis=0)
 
     def hessian(self, slope: np.ndarray, bend: np.ndarray) -> np.ndarray:
-        """With shares s and features f: sum_k slope s_k f_k f_k^T + (bend - slope) (sum_k s_k f_k)(sum_k s_k f_k)^T."""
+        """With shares s and features f: sum_k slope s_k f_k f_k^T + (bend - slope) (sum_k s_k f_k)(sum_k s_k f_k)^T.
+
+        The first sum is over the exponentials: a constant is linear.
+        """
         terms, _, width = self.features.shape
         batch = len(slope)
         flat = np.zeros((batch, width * width))
         mixed = [(bend - slope) * share for share in self.shares]
         for k in range(terms):
-            own = self.shares[k] * slope
-            own += mixed[k] * self.shares[k]
+            own = mixed[k] * self.shares[k]
+            if not self.constant[k]:
+                own += self.shares[k] * slope
             _add(flat, own, self.features[k], self.features[k])
             for other in range(k):
                 _add(flat, mixed[k] * self.shares[other], self.features[k], self.features[other], both=True)
@@ -339,7 +348,7 @@ class DataConstrained(Formula):
     source = "Muennighoff et al. 2023, 2305.16264, section 3"
     inputs = ("N", "D", "U")
     symbols = ("E", "A", "B", "alpha", "beta", "R_D", "R_N")
-    theta = ("ln A", "ln B", "ln E", "alpha", "beta", "ln R_D", "ln R_N")
+    theta = ("ln A", "ln B", "E", "alpha", "beta", "ln R_D", "ln R_N")
 
     def centred_on(self, logs: Mapping[str, np.ndarray]) -> dict[str, float]:
         tokens = float(np.minimum(logs["D"], logs["U"]).mean())
@@ -362,9 +371,8 @@ class DataConstrained(Formula):
         base = jets.minimum(fits, frame.logs["N"])
         excess = jets.expm1(frame.logs["N"] - base)
         tokens = _saturated(jets.exp(-half_d) * repeats, half_d) + unique
-        return jets.logsumexp(
-            a - alpha * (base + _saturated(excess * jets.exp(-half_n), half_n)), b - beta * tokens, e + 0 * alpha
-        )
+        size = base + _saturated(excess * jets.exp(-half_n), half_n)
+        return jets.logsumexp(a - alpha * size, b - beta * tokens, floor=e)
 
     def bounds(self, frame: Frame, log_loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         low, high = CHINCHILLA.bounds(CHINCHILLA.frame(frame.raw), log_loss)
@@ -393,7 +401,7 @@ class PrecisionAware(Formula):
     """The Chinchilla law of N_eff = N (1 - exp(-Pw / gamma_w)) (1 - exp(-Pa / gamma_a)) (1 - exp(-Pkv / gamma_kv)).
 
     The form for training in low precision; what quantisation after training costs is
-    `compute_optimal.post_training_degradation`.
+    `models.precision.post_training_degradation`.
     """
 
     name = "precision-aware"
@@ -401,14 +409,14 @@ class PrecisionAware(Formula):
     source = "Kumar et al. 2024, 2411.04330, section 4"
     inputs = ("N", "D", "Pw", "Pa", "Pkv")
     symbols = ("E", "A", "B", "alpha", "beta", "gamma_w", "gamma_a", "gamma_kv")
-    theta = ("ln A", "ln B", "ln E", "alpha", "beta", "ln gamma_w", "ln gamma_a", "ln gamma_kv")
+    theta = ("ln A", "ln B", "E", "alpha", "beta", "ln gamma_w", "ln gamma_a", "ln gamma_kv")
 
     def evaluate(self, theta: Sequence[Any], frame: Frame) -> jets.Jet:
         a, b, e, alpha, beta, *gammas = theta
         size = 0 * alpha + frame.logs["N"]
         for gamma, bits in zip(gammas, self.inputs[2:], strict=True):
             size = size + jets.log(-jets.expm1(-jets.exp(-gamma) * frame.raw[bits]))
-        return jets.logsumexp(a - alpha * size, b - beta * frame.logs["D"], e + 0 * alpha)
+        return jets.logsumexp(a - alpha * size, b - beta * frame.logs["D"], floor=e)
 
     def bounds(self, frame: Frame, log_loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         low, high = CHINCHILLA.bounds(CHINCHILLA.frame(frame.raw), log_loss)

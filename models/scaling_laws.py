@@ -244,6 +244,7 @@ def _checked(law: Law, columns: Columns) -> dict[str, np.ndarray]:
                 f"{name} of run {bad[0] + 1} is {column[bad[0]]}; it must be finite and positive: drop runs that "
                 "diverged"
             )
+    law.require(raw)
     coefficients = len(law.theta)
     distinct = len(np.unique(np.stack([raw[name] for name in law.inputs]), axis=1).T)
     if distinct < coefficients:
@@ -251,5 +252,4 @@ def _checked(law: Law, columns: Columns) -> dict[str, np.ndarray]:
             f"{lengths['L']} runs at {distinct} different {', '.join(law.inputs)} cannot fix the {coefficients} "
             f"coefficients of {law.name} ({', '.join(law.symbols)}): add runs, or fit a simpler law"
         )
-    law.require(raw)
     return raw
