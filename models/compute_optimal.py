@@ -58,7 +58,7 @@ class Law(NamedTuple):
         return self.log_ratio + self.beta / self.alpha * (self.log_ratio + log_D)
 
     def reducible(self, loss: object) -> np.ndarray:
-        """What a loss leaves above E; not positive where it cannot be reached, which a scalar may not be."""
+        """What a loss leaves above E: nan where it is out of reach. Raises ValueError for a scalar that is."""
         left = positive("loss", loss, LOSS) - self.E
         if left.ndim == 0 and left <= 0:
             raise ValueError(
