@@ -58,8 +58,8 @@ def envelope(
 
     Columns run, N, L and C or D: many rows per run, between which curves are interpolated in ln C. Where the best run
     is the smallest or the largest that got so far, a better one may lie beyond: such a C is left out, with a warning.
-    Raises ValueError where fewer than two remain. Intervals: bootstrap over runs, which thins the
-    sizes and so errs on the wide side. A run in mid-schedule has a higher loss than one that ends there, so schedules should fit the horizons.
+    Raises ValueError where fewer than two remain. Intervals: bootstrap over runs, which thins the sizes and so errs on
+    the wide side. In mid-schedule a run has a higher loss than one that ends there: give each horizon runs of its own.
     """
     if "run" not in columns:
         raise ValueError(f"no column run among {sorted(columns)}; name the run of each row")
