@@ -80,7 +80,6 @@ def usual(columns: dict[str, np.ndarray], starts: int, seed: int = 0) -> Found:
 def ours(columns: dict[str, np.ndarray], starts: int, draws: int) -> tuple[Found, float]:
     """The fit of `models.scaling_laws`, the median of five, and the seconds of its bootstrap."""
     from models.estimators import huber
-
     from models.scaling_laws import fit
 
     seconds = []

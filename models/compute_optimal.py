@@ -16,6 +16,9 @@ from models.quantities import plain, positive, symbols
 Coefficients = Mapping[str, float | np.ndarray]
 Answer = dict[str, float | np.ndarray]
 
+# Among thousands of draws a few have an exponent next to nothing: their sizes are inf, and what follows nan.
+BEYOND_FLOATS = np.errstate(all="ignore")
+
 FLOPS = "give FLOPs, such as 1e21"
 LOSS = "give a loss in nats per token, such as 2.2"
 TOKENS = "give tokens, such as 1e12"
@@ -73,6 +76,7 @@ def predict(coefficients: Coefficients, N: float | np.ndarray, D: float | np.nda
     return plain(loss=Law.of(coefficients).loss(N, D))["loss"]
 
 
+@BEYOND_FLOATS
 def optimum(coefficients: Coefficients, *, compute: float | np.ndarray) -> Answer:
     """The N and D of least loss under C = 6 N D = `compute` FLOPs: N, D, tokens_per_parameter, loss, C.
 
@@ -84,6 +88,7 @@ def optimum(coefficients: Coefficients, *, compute: float | np.ndarray) -> Answe
     return plain(N=N, D=D, tokens_per_parameter=D / N, loss=law.loss(N, D), C=C)
 
 
+@BEYOND_FLOATS
 def cheapest(coefficients: Coefficients, *, loss: float | np.ndarray) -> Answer:
     """The least C = 6 N D that reaches `loss`: N, D, C, tokens_per_parameter. The inverse of `optimum`.
 
@@ -95,6 +100,7 @@ def cheapest(coefficients: Coefficients, *, loss: float | np.ndarray) -> Answer:
     return plain(N=_or_inf(N), D=_or_inf(D), C=_or_inf(6 * N * D), tokens_per_parameter=D / N)
 
 
+@BEYOND_FLOATS
 def with_inference(
     coefficients: Coefficients,
     *,
@@ -128,7 +134,6 @@ def with_inference(
     )  # fmt: skip
 
 
-@np.errstate(invalid="ignore")  # y = -inf, and the nan of entries out of reach, stay as they are
 def _served_at_loss(law: Law, left: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Newton in y, where e^t = A N^-alpha / (B D^-beta) = beta/alpha (1 + e^y): T = 0 is y = -inf.
 
@@ -143,7 +148,7 @@ def _served_at_loss(law: Law, left: np.ndarray, T: np.ndarray) -> tuple[np.ndarr
         t = ratio + np.logaddexp(0, y)
         slope = 1 + _sigmoid(t) * _sigmoid(y) / law.beta
         step = (y + np.logaddexp(0, t) / law.beta - target) / slope
-        step = np.where(np.isfinite(step), step, 0)
+        step = np.where(np.isfinite(step), step, 0)  # y = -inf, and the nan of entries out of reach, stay as they are
         y = y - step
         if (np.abs(step) <= 1e-14 * (1 + np.abs(y))).all():
             break

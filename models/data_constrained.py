@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from models.compute_optimal import FLOPS, TOKENS, Answer, Coefficients, Law
+from models.compute_optimal import BEYOND_FLOATS, FLOPS, TOKENS, Answer, Coefficients, Law
 from models.quantities import plain, positive
 
 # How fast repeated tokens and excess parameters lose their worth: 2305.16264, appendix A, and huggingface/datablations.
@@ -29,19 +29,21 @@ def worth(epochs: float | np.ndarray, *, R_D: float | np.ndarray = REPEATED_TOKE
     return plain(last=total - before, total=total, limit=1 + r)
 
 
+@BEYOND_FLOATS
 def with_unique_data(
     coefficients: Coefficients,
     *,
     compute: float | np.ndarray,
     unique_tokens: float | np.ndarray,
-    R_D: float | np.ndarray = REPEATED_TOKENS,
-    R_N: float | np.ndarray = EXCESS_PARAMETERS,
+    R_D: float | np.ndarray | None = None,
+    R_N: float | np.ndarray | None = None,
     tolerance: float = 1e-3,
 ) -> Answer:
     """The N and the epochs of least loss under C = 6 N D = `compute` FLOPs with U = `unique_tokens`.
 
     D' = U_D + U_D R_D* (1 - exp(-R_D/R_D*)), U_D = min(U, D), R_D = D/U_D - 1; N' likewise with R_N*, and
-    U_N = min(N, the N for which U_D tokens are compute-optimal) (equations 5 and 6).
+    U_N = min(N, the N for which U_D tokens are compute-optimal) (equations 5 and 6). R_D* and R_N* are what is given
+    here, else the R_D and R_N among the coefficients, as the data-constrained law is fitted, else the published ones.
 
     Answers N, D, C, epochs = D/U, tokens_per_parameter, effective_N, effective_D, loss; loss_one_epoch of the same
     compute in one pass at most; loss_unlimited of the same compute with fresh data. Where the data suffices that is
@@ -52,7 +54,10 @@ def with_unique_data(
     """
     law, C = Law.of(coefficients), positive("compute", compute, FLOPS)
     U = positive("unique_tokens", unique_tokens, TOKENS)
-    decays = _decay("R_D", R_D, REPEATED_TOKENS), _decay("R_N", R_N, EXCESS_PARAMETERS)
+    published = {"R_D": REPEATED_TOKENS, "R_N": EXCESS_PARAMETERS}
+    given = {name: value for name, value in (("R_D", R_D), ("R_N", R_N)) if value is not None}
+    r_D, r_N = (_decay(name, {**published, **coefficients, **given}[name], published[name]) for name in published)
+    decays = r_D, r_N
     share = positive("tolerance", tolerance, "give a share of the loss, such as 1e-3")
     law = Law(*np.broadcast_arrays(*law, C, U, *decays, share)[:5])  # so that brackets have the shape of the answer
 
@@ -97,8 +102,7 @@ def _terms(
     law: Law, C: np.ndarray, log_D: np.ndarray, U: np.ndarray, decays: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     log_N, log_tokens, _, _ = _effective(law, np.log(C / 6) - log_D, log_D, U, decays)
-    with np.errstate(over="ignore"):  # far from the best a term may be inf
-        return law.A * np.exp(-law.alpha * log_N), law.B * np.exp(-law.beta * log_tokens)
+    return law.A * np.exp(-law.alpha * log_N), law.B * np.exp(-law.beta * log_tokens)
 
 
 def _effective(
@@ -113,9 +117,8 @@ def _effective(
 
 def _effect(log_value: np.ndarray, log_unit: np.ndarray, decay: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ln of what a value is worth of which `unit` counts in full, and ln of its elasticity."""
-    with np.errstate(over="ignore"):
-        extra = np.expm1(log_value - log_unit)
-        worth = log_unit + np.log1p(_saturating(extra, decay))
+    extra = np.expm1(log_value - log_unit)
+    worth = log_unit + np.log1p(_saturating(extra, decay))
     return worth, log_value - worth - extra / decay
 
 

@@ -19,10 +19,10 @@ LAWS = [HOFFMANN, BESIROGLU, STEEP, MUENNIGHOFF]
 
 def lowest(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
     """Where a function of ln N is least, and its value there: a grid, then a search between its neighbours."""
-    grid = np.linspace(low, high, 4001)
+    grid = np.linspace(low, high, 801)
     at = int(np.argmin([function(x) for x in grid]))
     found = minimize_scalar(
-        function, bounds=(grid[max(at - 1, 0)], grid[min(at + 1, 4000)]), method="bounded", options={"xatol": 1e-12}
+        function, bounds=(grid[max(at - 1, 0)], grid[min(at + 1, 800)]), method="bounded", options={"xatol": 1e-12}
     )
     return float(found.x), float(found.fun)
 
@@ -145,6 +145,30 @@ def test_enough_data_or_no_decay_is_the_plain_optimum() -> None:
         np.testing.assert_allclose(enough[name], usual[name], rtol=1e-12)
         assert endless[name] == pytest.approx(usual[name], rel=1e-9)
     np.testing.assert_allclose(enough["loss_one_epoch"], usual["loss"], rtol=1e-12)
+
+
+def test_the_decay_that_was_fitted_goes_before_the_published_and_what_is_asked_for_before_both() -> None:
+    asked = {"compute": 1e22, "unique_tokens": 1e10}
+    fitted = MUENNIGHOFF | {"R_D": 4.0, "R_N": 9.0}
+    assert with_unique_data(fitted, **asked) == with_unique_data(MUENNIGHOFF, **asked, R_D=4.0, R_N=9.0)
+    assert with_unique_data(fitted, **asked, R_D=15.387756, R_N=5.309743) == with_unique_data(MUENNIGHOFF, **asked)
+    assert with_unique_data(fitted, **asked)["epochs"] < with_unique_data(MUENNIGHOFF, **asked)["epochs"]
+
+
+@pytest.mark.parametrize("compute", [1e19, 1e24])
+def test_draws_with_absurd_exponents_give_inf_and_disturb_no_other(compute: float) -> None:
+    draws = {name: np.array([value, value]) for name, value in HOFFMANN.items()}
+    draws["alpha"][1] = draws["beta"][1] = 1e-3
+    for question in (
+        lambda law: optimum(law, compute=compute),
+        lambda law: cheapest(law, loss=2.0),
+        lambda law: with_inference(law, loss=2.0, inference_tokens=1e12),
+        lambda law: with_inference(law, compute=compute, inference_tokens=1e12),
+        lambda law: with_unique_data(law, compute=compute, unique_tokens=1e10),
+    ):
+        alone, together = question(HOFFMANN), question(draws)
+        for name, value in together.items():
+            assert value[0] == pytest.approx(alone[name], rel=1e-9)
 
 
 def test_what_an_epoch_is_worth() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from models.compute_optimal import optimum, predict
 from models.isoflop import bias, envelope, isoflop
+from tests.intervals import expected, held
 
 EQUAL = {"E": 1.7, "A": 400.0, "B": 1500.0, "alpha": 0.34, "beta": 0.34}
 UNEQUAL = {"E": 1.7, "A": 400.0, "B": 400.0, "alpha": 0.4, "beta": 0.25}
@@ -83,17 +84,14 @@ def test_a_centre_that_drifts_bends_the_exponent_as_foretold() -> None:
 
 @pytest.mark.parametrize(("sizes", "noise"), [(7, 0.003), (5, 0.002), (4, 0.001)])
 def test_intervals_hold_the_truth_as_often_as_they_say(sizes: int, noise: float) -> None:
-    sets = 200
-    held = {"a": 0, "b": 0, "N": 0}
-    truth = optimum(EQUAL, compute=1e23)["N"]
-    for seed in range(sets):
-        found = isoflop(grid(EQUAL, sizes=sizes, noise=noise, seed=seed), draws=300, seed=seed)
-        for name in ("a", "b"):
-            low, high = found.intervals[name]
-            held[name] += low <= 0.5 <= high
-        low, high = found.interval(1e23)["N"]
-        held["N"] += low <= truth <= high
-    assert all(0.90 * sets <= count <= 0.99 * sets for count in held.values()), held
+    truth = {"a": 0.5, "b": 0.5, "N": optimum(EQUAL, compute=1e23)["N"]}
+
+    def intervals(columns: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+        found = isoflop(columns, draws=300)
+        return {**found.intervals, "N": found.interval(1e23)["N"]}
+
+    counts = held(truth, lambda seed: grid(EQUAL, sizes=sizes, noise=noise, seed=seed), intervals, sets=200)
+    assert all(count in expected(200) for count in counts.values()), counts
 
 
 def test_intervals_narrow_with_less_noise_and_are_seeded() -> None:
@@ -171,13 +169,13 @@ def test_the_envelope_finds_the_frontier_of_the_law() -> None:
 
 
 def test_the_envelope_bears_noise_between_runs() -> None:
-    held = 0
+    inside = 0
     for seed in range(30):
         low, high = envelope(curves(EQUAL, np.geomspace(1e7, 1e10, 30), noise=0.002, seed=seed), draws=100).intervals[
             "a"
         ]
-        held += low <= 0.5 <= high
-    assert held >= 24
+        inside += low <= 0.5 <= high
+    assert inside in expected(30, slack=(0, 0.05))
 
 
 COLUMNS, CURVES = grid(EQUAL), curves(EQUAL, np.geomspace(1e7, 1e9, 5))
