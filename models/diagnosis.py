@@ -112,8 +112,9 @@ def _optima(
             break
         places.append(thetas[place])
         named = problem.law.named(thetas[place], problem.frame)
+        indistinct = bool(found) and value - objective < 0.5 * tau * 3.84
         found.append(
-            {"objective": value, "share": 1 / len(values), "indistinct": bool(found) and value - objective < 0.5 * tau * 3.84,
+            {"objective": value, "share": 1 / len(values), "indistinct": indistinct,
              "coefficients": {name: float(each) for name, each in named.items()}}
         )  # fmt: skip
     return found
