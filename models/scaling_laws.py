@@ -1,24 +1,35 @@
-"""The Chinchilla law, fitted to a sweep of any size, with prediction intervals that are honest for a dozen runs.
+"""Scaling laws fitted to runs: the global optimum, how sure it is, and what it says of runs to come.
 
-L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, 2203.15556, equation 2): L the loss in nats per token,
-N the parameters under whichever convention the runs use, D the training tokens.
+    from models.scaling_laws import fit
+
+    fitted = fit({"N": parameters, "D": tokens, "L": losses})
+    fitted.coefficients, fitted.warnings, fitted.profile()
+    draws = fitted.bootstrap()
+    draws.interval(draws.coefficients["alpha"])
+
+The forms are in `models.laws`, what a fit minimises in `models.estimators`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import product
-from typing import NamedTuple
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
-COEFFICIENTS = ("a", "b", "E", "alpha", "beta")  # a and b: ln of the two terms at the runs' geometric mean N and D
-# Published exponents lie between .05 and .6. A dozen runs rarely tell an exponent from the floor E, so the exponents
-# carry a weak normal prior, which vanishes in a large sweep.
-PRIOR_MEAN = np.array([0, 0, 0, 0.3, 0.3])
-PRIOR_SCALE = np.array([np.inf, np.inf, np.inf, 0.3, 0.3])
-EXPONENTS = (0.05, 1.0)
-NOISE, NOISE_RUNS = 0.01, 1  # log loss between seeds, believed as much as if one run had shown it
-_STARTS = tuple(product((0.1, 0.3, 0.6, 0.9), (0.1, 0.3, 0.6, 0.9), (0.0, 0.3, 0.6, 0.85)))
+from models import diagnosis, intervals, laws
+from models.estimators import Estimator, huber
+from models.laws import MEANINGS, Columns, Law
+from models.minimise import Problem, Pull, minimise, sharpen
+
+FEW_RUNS = 50  # below it the objective is nearly piecewise, and a fit takes many more starts
+STARTS, MANY_STARTS = 64, 512
+AGREES, CORNER_AGREES = 1e-6, 1e-4  # relative difference of two objectives that count as one; where |r| has its corner
+# Published exponents lie between .05 and .6. A dozen runs rarely tell an exponent from the floor E, so a fit to them
+# may give its exponents a weak normal prior, which vanishes in a large sweep.
+PRIOR_MEAN, PRIOR_SCALE = 0.3, 0.3
+NOISE, NOISE_RUNS = 0.01, 1  # ln loss between seeds, believed as much as if one run had shown it
 
 
 class Prediction(NamedTuple):
@@ -41,71 +52,76 @@ class Optimum(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Sweep:
-    """Runs as centred logarithms, each of shape (runs,), with what bounds the coefficients."""
-
-    x: np.ndarray
-    y: np.ndarray
-    log_loss: np.ndarray
-    centre: tuple[float, float]
-    delta: float
-
-    @property
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        low, high = np.exp(self.log_loss.min()), np.exp(self.log_loss.max())
-        term = np.log(1e-4 * low), np.log(2 * high)
-        pairs = np.array([term, term, (0, low), EXPONENTS, EXPONENTS])
-        return pairs[:, 0], pairs[:, 1]
-
-
-@dataclass(frozen=True)
 class Fit:
     """A fitted law. `noise` is the standard deviation of ln L between a run and the law."""
 
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
+    law: str
+    estimator: str
+    n: int
+    coefficients: dict[str, float]
     objective: float
-    agreeing: float = field(metadata={"description": "share of the starts that reached the best objective"})
+    starts: int
+    starts_at_optimum: float = field(metadata={"description": "share of the starts that reached the best objective"})
     noise: float
-    runs: int
-    warnings: tuple[str, ...]
+    seconds: float
     theta: np.ndarray = field(repr=False)
-    sweep: _Sweep = field(repr=False)
+    problem: Problem = field(repr=False)
+    ends: tuple[np.ndarray, np.ndarray] = field(repr=False)  # where each start ended (starts, p), and its objective
 
-    def predict(self, parameters: float, tokens: float) -> float:
-        """The loss that the law gives for N parameters after D tokens."""
-        return float(self.E + self.A * parameters**-self.alpha + self.B * tokens**-self.beta)
+    def predict(self, columns: Columns) -> np.ndarray:
+        """The losses that the law gives for rows of its inputs, shape (rows,)."""
+        frame = self.problem.law.frame(_arrays(columns), self.problem.frame.centre)
+        return np.exp(self.problem.law.log_loss(self.theta[None], frame)[0])
 
-    def interval(
-        self, parameters: float, tokens: float, *, draws: int = 300, seed: int = 0, level: float = 0.95
-    ) -> Prediction:
-        """The predicted loss with a prediction interval for one new run.
+    @property
+    def residuals(self) -> np.ndarray:
+        """ln L_hat - ln L of each run, shape (n,)."""
+        return self.problem.at(self.theta[None]).residuals[0]
 
-        Parametric bootstrap: each draw takes a noise level from its posterior (scaled inverse chi-squared, so that
-        few runs give Student-t tails), adds such noise to the fitted curve and to the means of the prior, refits,
-        and adds the noise of the new run. It allows for noise and for coefficients that the runs leave open, not
-        for a law that is wrong beyond them.
+    @cached_property
+    def diagnostics(self) -> dict[str, Any]:
+        """Condition and flat direction, other optima, and the runs without which the law would move most."""
+        return diagnosis.examine(self.problem, self.theta, self.objective, self.ends)
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know before the coefficients are used."""
+        return diagnosis.warnings(self.problem, self.theta, self.diagnostics, self.starts_at_optimum)
+
+    def bootstrap(self, draws: int = 4000, seed: int = 0, *, kind: str = "pairs") -> intervals.Draws:
+        """Refits to resamples, each from the fitted coefficients.
+
+        pairs: the runs are drawn with replacement; for sweeps of some dozens of runs and more. parametric: each draw
+        takes a noise level from its posterior (scaled inverse chi-squared, so that few runs give Student-t tails) and
+        adds such noise to the fitted curve and to the means of the prior; honest for a dozen runs, where resampled
+        runs would leave nothing to fit. Neither allows for a law that is wrong beyond the runs.
+        Raises ValueError for another kind or too few draws.
         """
-        thetas, noise, rng = self._resampled(draws, seed)
-        x, y = np.log(parameters) - self.sweep.centre[0], np.log(tokens) - self.sweep.centre[1]
-        expected = np.log(_terms(thetas, np.array([x]), np.array([y])).sum(axis=0)[:, 0])
-        drawn = expected + noise * rng.standard_normal(draws)
-        low, high = np.exp(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]))
-        return Prediction(self.predict(parameters, tokens), float(low), float(high))
+        if draws < 100:
+            raise ValueError(f"{draws} bootstrap draws give no interval; take 100 or more, 4000 for a publication")
+        if kind == "pairs":
+            return intervals.pairs(self.problem, self.theta, draws, seed)
+        if kind == "parametric":
+            return intervals.parametric(self.problem, self.theta, draws, seed, noise=self.noise, freedom=self._freedom)
+        raise ValueError(f"no bootstrap is called {kind!r}; there are pairs and parametric")
 
-    def optimum(self, compute: float) -> Optimum:
-        """The best N and D under C = 6 N D FLOPs (Hoffmann et al., equation 4).
+    def profile(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """The profile-likelihood interval of each coefficient; 0 or inf where the runs set no limit."""
+        return intervals.profiles(self.problem, self.theta, self.law_of.symbols, level)
 
-        N* = G (C/6)^(beta/(alpha+beta)), D* = (C/6)^(alpha/(alpha+beta)) / G,
-        G = (alpha A / (beta B))^(1/(alpha+beta)).
-        """
-        total = self.alpha + self.beta
-        g = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
-        n, d = g * (compute / 6) ** (self.beta / total), (compute / 6) ** (self.alpha / total) / g
-        return Optimum(n, d, self.predict(n, d))
+    def profile_of(self, quantity: intervals.Quantity, level: float = 0.95) -> tuple[float, float]:
+        """The profile-likelihood interval of a positive function of the coefficients, given by symbol as arrays."""
+        return intervals.profile(self.problem, self.theta, quantity, level)
+
+    @property
+    def law_of(self) -> Law:
+        return self.problem.law
+
+    def reach(self, columns: Columns) -> dict[str, float]:
+        """How many times beyond the largest run a planned one lies, by input: what a forecast extrapolates."""
+        planned = _with_compute(_arrays(columns))
+        swept = _with_compute(self.problem.frame.raw)
+        return {name: float(planned[name].max() / swept[name].max()) for name in swept if name in planned}
 
     def optimum_over(self, candidates: Sequence[tuple[float, float]], compute: float) -> tuple[int, Optimum]:
         """Which of the (N, training FLOPs per token) that exist is best for a budget, and what it gives.
@@ -116,208 +132,124 @@ class Fit:
             raise ValueError(
                 f"{len(candidates)} candidates, a budget of {compute} FLOPs; give one or more, and more than 0"
             )
-        options = [Optimum(n, compute / cost, self.predict(n, compute / cost)) for n, cost in candidates]
-        best = min(range(len(options)), key=lambda i: options[i].loss)
-        return best, options[best]
+        sizes = np.array([size for size, _ in candidates], np.float64)
+        tokens = np.array([compute / cost for _, cost in candidates])
+        losses = self.predict({"N": sizes, "D": tokens})
+        best = int(losses.argmin())
+        return best, Optimum(float(sizes[best]), float(tokens[best]), float(losses[best]))
 
-    def _resampled(self, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
-        """Refitted coefficients (draws, 5), the noise of each draw (draws,) and the generator for what follows."""
-        rng = np.random.default_rng(seed)
-        freedom = _freedom(self.runs)
-        noise = self.noise * np.sqrt(freedom / rng.chisquare(freedom, draws))
-        fitted = np.log(_terms(self.theta[None], self.sweep.x, self.sweep.y).sum(axis=0))
-        observed = fitted + noise[:, None] * rng.standard_normal((draws, self.runs))
-        finite = np.isfinite(PRIOR_SCALE)
-        means = PRIOR_MEAN + np.where(finite, PRIOR_SCALE, 0) * rng.standard_normal((draws, 5))
-        starts = np.repeat(self.theta[None], draws, axis=0)
-        thetas, _ = _minimise(starts, self.sweep, observed, means, _weight(noise, self.sweep.delta))
-        return thetas, noise, rng
+    @property
+    def _freedom(self) -> int:
+        return NOISE_RUNS + self.n - len(self.theta)
 
 
 def fit(
-    parameters: Sequence[float] | np.ndarray,
-    tokens: Sequence[float] | np.ndarray,
-    losses: Sequence[float] | np.ndarray,
+    columns: Columns,
+    law: str = "chinchilla",
     *,
-    delta: float = 0.01,
+    estimator: Estimator | None = None,
+    prior: bool = False,
+    starts: int | None = None,
 ) -> Fit:
-    """Fits the law to runs: the least sum of Huber(delta) of ln L_hat - ln L plus the weak prior, from 64 starts.
+    """Fits a law to runs by the least sum of an estimator over their log residuals; Huber(1e-3) unless told.
 
-    Hoffmann et al. take delta = 1e-3 for hundreds of runs. With a dozen that is a least-absolute fit, which passes
-    exactly through as many runs as there are coefficients, so the default is the size of the noise between runs.
-    Bounds: 0 <= E <= the lowest loss, exponents in [.05, 1]. What the runs leave open is named in `warnings`.
-    Raises ValueError for fewer runs than coefficients, values that are not positive, or one size or horizon only.
+    `columns` holds arrays of shape (n,) by symbol: L, and the inputs of the law. From a grid of starts, the nearly
+    linear coefficients by least squares (variable projection, Golub and Pereyra 1973), all at once: 64, and 512 for
+    fewer than 50 runs. `prior` adds a normal prior of 0.3 +- 0.3 on the exponents, for a dozen runs.
+    Raises ValueError for an unknown law, a missing column, fewer runs than coefficients, values that are not
+    positive, or inputs that do not vary.
     """
-    sweep = _sweep(parameters, tokens, losses, delta)
-    starts = _starts(sweep)
-    noise = NOISE
-    for _ in range(2):  # the noise sets the weight of the prior, and the fit sets the noise
-        starts, objectives = _minimise(starts, sweep, sweep.log_loss, PRIOR_MEAN, _weight(noise, delta))
-        theta = starts[objectives.argmin()]
-        residuals = np.log(_terms(theta[None], sweep.x, sweep.y).sum(axis=0))[0] - sweep.log_loss
-        freedom = _freedom(len(residuals))
-        noise = float(np.sqrt((NOISE_RUNS * NOISE**2 + residuals @ residuals) / freedom))
-    best = float(objectives.min())
-    a, b, floor, alpha, beta = theta.tolist()
+    began = time.perf_counter()
+    form = laws.named(law)
+    raw = _checked(form, columns)
+    frame, observed = form.frame(raw), np.log(raw["L"])
+    chosen = estimator or huber()
+    problem = Problem(form, frame, observed, chosen, form.bounds(frame, observed))
+    count = starts or (STARTS if len(observed) >= FEW_RUNS else MANY_STARTS)
+    places = form.starts(frame, observed, count)
+    if not prior:
+        found, values = minimise(problem, places)
+    else:
+        noise = NOISE
+        found = places
+        for _ in range(2):  # the noise sets the weight of the prior, and the fit sets the noise
+            problem = replace(problem, pull=_prior(form, noise, chosen.delta))
+            found, values = minimise(problem, found)
+            noise = _noise(problem, found[values.argmin()])
+    theta = found[values.argmin()]
+    if chosen.corner:
+        theta = sharpen(problem, theta)
+    elif not form.quick:
+        theta = minimise(replace(problem, exact=True), theta[None])[0][0]
+    best = float(problem.at(theta[None]).value[0])
+    agrees = CORNER_AGREES if chosen.corner else AGREES
     return Fit(
-        E=floor,
-        A=float(np.exp(a + alpha * sweep.centre[0])),
-        B=float(np.exp(b + beta * sweep.centre[1])),
-        alpha=alpha,
-        beta=beta,
+        law=law,
+        estimator=chosen.description + (" with a prior on the exponents" if prior else ""),
+        n=len(observed),
+        coefficients={name: float(value) for name, value in form.named(theta, frame).items()},
         objective=best,
-        agreeing=float((objectives <= best * 1.001 + 1e-9).mean()),
-        noise=noise,
-        runs=len(residuals),
-        warnings=_warnings(theta, sweep, noise),
+        starts=len(places),
+        starts_at_optimum=float((values <= best * (1 + agrees) + chosen.nothing(len(observed))).mean()),
+        noise=_noise(problem, theta),
+        seconds=time.perf_counter() - began,
         theta=theta,
-        sweep=sweep,
+        problem=problem,
+        ends=(found, values),
     )
 
 
-def _sweep(parameters: object, tokens: object, losses: object, delta: float) -> _Sweep:
-    columns = [np.asarray(column, np.float64) for column in (parameters, tokens, losses)]
-    lengths = [column.size for column in columns]
-    if len(set(lengths)) > 1 or min(lengths) < len(COEFFICIENTS):
-        raise ValueError(f"{min(lengths)} runs cannot fix {len(COEFFICIENTS)} coefficients (columns of {lengths})")
-    for name, column in zip(("parameters", "tokens", "losses"), columns, strict=True):
-        if not (np.isfinite(column) & (column > 0)).all():
-            raise ValueError(f"{name} must be finite and positive; drop runs that diverged: {column.tolist()}")
-    for name, column in zip(("parameters", "tokens"), columns, strict=False):
-        if np.unique(column).size < 2:
-            raise ValueError(f"all runs have {column[0]:.0f} {name}; a law in N and D needs two values of each or more")
-    n, d, log_loss = (np.log(column) for column in columns)
-    return _Sweep(n - n.mean(), d - d.mean(), log_loss, (float(n.mean()), float(d.mean())), delta)
+def _prior(law: Law, noise: float, delta: float) -> Pull:
+    """The prior's squares beside the estimator's terms count noise^2, and noise * delta where Huber is linear."""
+    scale = np.full(len(law.theta), np.inf)
+    scale[law.exponents()] = PRIOR_SCALE
+    return Pull(np.full(len(scale), PRIOR_MEAN), scale, noise * min(noise, delta or noise))
 
 
-def _freedom(runs: int) -> int:
-    return NOISE_RUNS + runs - len(COEFFICIENTS)
+def _noise(problem: Problem, theta: np.ndarray) -> float:
+    """The standard deviation of ln L about the law; with a prior, seeds of runs are known to differ a little."""
+    residuals = problem.at(theta[None]).residuals[0]
+    known, freedom = (NOISE_RUNS, NOISE_RUNS) if problem.pull is not None else (0, 0)
+    freedom += len(residuals) - len(theta)
+    return float(np.sqrt((known * NOISE**2 + residuals @ residuals) / max(1, freedom)))
 
 
-def _weight(noise: float | np.ndarray, delta: float) -> np.ndarray:
-    """What the prior's squares count beside the Huber terms: noise^2, and noise * delta where Huber is linear."""
-    return np.asarray(noise) * np.minimum(noise, delta)
+def _arrays(columns: Columns) -> dict[str, np.ndarray]:
+    return {name: np.atleast_1d(np.asarray(column, np.float64)) for name, column in columns.items()}
 
 
-def _starts(sweep: _Sweep) -> np.ndarray:
-    """A grid over alpha, beta and E; the other two by least squares, in which they are linear. Shape (64, 5)."""
-    low, high = sweep.bounds
-    loss = np.exp(sweep.log_loss)
-    starts = []
-    for alpha, beta, share in _STARTS:
-        floor = share * high[2]
-        basis = np.stack([np.exp(-alpha * sweep.x), np.exp(-beta * sweep.y)], axis=1)
-        terms = np.linalg.lstsq(basis, loss - floor, rcond=None)[0]
-        starts.append([*np.log(np.maximum(terms, 1e-2 * high[2])), floor, alpha, beta])
-    return np.clip(starts, low, high)
+def _with_compute(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if {"N", "D"} <= columns.keys() and "C" not in columns:
+        return {**columns, "C": 6 * columns["N"] * columns["D"]}
+    return dict(columns)
 
 
-def _terms(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A/N^alpha, B/D^beta and E for coefficients (batch, 5): shape (3, batch, runs)."""
-    a, b, floor, alpha, beta = (theta[:, i : i + 1] for i in range(5))
-    return np.stack(np.broadcast_arrays(np.exp(a - alpha * x), np.exp(b - beta * y), floor))
-
-
-def _derivatives(theta: np.ndarray, sweep: _Sweep) -> np.ndarray:
-    """d ln L_hat / d theta, shape (batch, runs, 5)."""
-    first, second, floor = _terms(theta, sweep.x, sweep.y)
-    parts = np.stack([first, second, np.ones_like(floor), -sweep.x * first, -sweep.y * second], axis=-1)
-    return parts / (first + second + floor)[..., None]
-
-
-def _minimise(
-    theta: np.ndarray, sweep: _Sweep, observed: np.ndarray, means: np.ndarray, weight: np.ndarray, *, steps: int = 200
-) -> tuple[np.ndarray, np.ndarray]:
-    """Minimises many fits at once by projected Levenberg-Marquardt; coefficients (batch, 5), objectives (batch,).
-
-    `observed` (ln L), `means` and `weight` of the prior are shared or given per fit. Fits that no longer gain leave
-    the batch.
-    """
-    count = len(theta)
-    theta = theta.copy()
-    problem = _Problem(
-        sweep,
-        np.broadcast_to(observed, (count, len(sweep.x))),
-        np.broadcast_to(means, theta.shape),
-        np.broadcast_to(weight, count)[:, None] / PRIOR_SCALE**2,
-    )
-    value = problem.objective(theta)
-    damping = np.full(count, 1e-2)
-    running = np.arange(count)
-    for _ in range(steps):
-        part = problem.only(running)
-        tried = part.step(theta[running], damping[running])
-        gain = value[running] - part.objective(tried)
-        better = gain > 0
-        theta[running[better]] = tried[better]
-        value[running[better]] -= gain[better]
-        damping[running] = np.clip(damping[running] * np.where(better, 0.25, 4), 1e-9, 1e9)
-        done = (gain <= 1e-8 * value[running] + 1e-16) & (better | (damping[running] >= 1e6))
-        running = running[~done]
-        if not running.size:
-            break
-    return theta, value
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """A batch of penalised fits to one sweep: `observed` (batch, runs), `means` and `precision` (batch, 5)."""
-
-    sweep: _Sweep
-    observed: np.ndarray
-    means: np.ndarray
-    precision: np.ndarray
-
-    def only(self, rows: np.ndarray) -> "_Problem":
-        return _Problem(self.sweep, self.observed[rows], self.means[rows], self.precision[rows])
-
-    def residuals(self, theta: np.ndarray) -> np.ndarray:
-        return np.log(_terms(theta, self.sweep.x, self.sweep.y).sum(axis=0)) - self.observed
-
-    def objective(self, theta: np.ndarray) -> np.ndarray:
-        penalty = 0.5 * (self.precision * (theta - self.means) ** 2).sum(axis=1)
-        return _huber(self.residuals(theta), self.sweep.delta) + penalty
-
-    def step(self, theta: np.ndarray, damping: np.ndarray) -> np.ndarray:
-        """The next coefficients (batch, 5), inside the bounds.
-
-        The curvature is that of iteratively reweighted least squares, weight min(1, delta / |r|). A coefficient at
-        a bound that the gradient pushes outwards stays there.
-        """
-        residuals, slopes = self.residuals(theta), _derivatives(theta, self.sweep)
-        weights = np.minimum(1, self.sweep.delta / np.maximum(np.abs(residuals), 1e-300))
-        weighted = (slopes * weights[..., None]).swapaxes(1, 2)
-        gradient = (weighted @ residuals[..., None])[..., 0] + self.precision * (theta - self.means)
-        low, high = self.sweep.bounds
-        free = ~(((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0)))
-        curvature = weighted @ slopes
-        own = np.arange(theta.shape[1])
-        curvature[:, own, own] = (curvature[:, own, own] + self.precision) * (1 + damping[:, None]) + 1e-12
-        curvature = np.where(free[:, :, None] & free[:, None, :], curvature, np.eye(len(own)))
-        return np.clip(theta - np.linalg.solve(curvature, np.where(free, gradient, 0)[..., None])[..., 0], low, high)
-
-
-def _huber(residuals: np.ndarray, delta: float) -> np.ndarray:
-    size = np.abs(residuals)
-    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta)).sum(axis=-1)
-
-
-def _warnings(theta: np.ndarray, sweep: _Sweep, noise: float) -> tuple[str, ...]:
-    """Coefficients that sit at a bound or that the runs tell little about, by the curvature at the optimum."""
-    slopes = _derivatives(theta[None], sweep)[0]
-    covariance = np.linalg.pinv(slopes.T @ slopes / noise**2 + np.diag(1 / PRIOR_SCALE**2))
-    spread = np.sqrt(np.diag(covariance))
-    low, high = sweep.bounds
-    found = []
-    columns = zip(COEFFICIENTS, theta, spread, low, high, PRIOR_SCALE, strict=True)
-    for name, value, deviation, least, most, prior in columns:
-        if name in "ab":
-            if value <= least:
-                term, what = ("A / N^alpha", "parameters") if name == "a" else ("B / D^beta", "tokens")
-                found.append(f"{term} is nearly nothing: the loss does not fall with the {what} in these runs")
-        elif value <= least or value >= most:
-            found.append(f"{name} sits at its bound {value:.3g}")
-        elif deviation > (0.7 * prior if np.isfinite(prior) else 0.5 * value):
-            cause = "comes mostly from its prior" if np.isfinite(prior) else "is weakly determined"
-            found.append(f"{name} = {value:.3g} +- {deviation:.2g} {cause}: sweep wider in N and D to fix it")
-    return tuple(found)
+def _checked(law: Law, columns: Columns) -> dict[str, np.ndarray]:
+    """The columns that the law needs, proven to be able to fix its coefficients."""
+    given = _with_compute({name: np.asarray(columns[name]) for name in columns})
+    needed = ("L", *law.inputs)
+    missing = [f"{name} ({MEANINGS.get(name, 'loss, nats per token')})" for name in needed if name not in given]
+    if missing:
+        raise ValueError(
+            f"the law {law.name} needs {', '.join(missing)}; the runs have {', '.join(given) or 'nothing'}"
+        )
+    raw = {name: np.asarray(given[name], np.float64).ravel() for name in needed}
+    lengths = {name: column.size for name, column in raw.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the columns have different lengths: {lengths}")
+    for name, column in raw.items():
+        bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
+        if bad.size:
+            raise ValueError(
+                f"{name} of run {bad[0] + 1} is {column[bad[0]]}; it must be finite and positive: drop runs that "
+                "diverged"
+            )
+    coefficients = len(law.theta)
+    distinct = len(np.unique(np.stack([raw[name] for name in law.inputs]), axis=1).T)
+    if distinct < coefficients:
+        raise ValueError(
+            f"{lengths['L']} runs at {distinct} different {', '.join(law.inputs)} cannot fix the {coefficients} "
+            f"coefficients of {law.name} ({', '.join(law.symbols)}): add runs, or fit a simpler law"
+        )
+    law.require(raw)
+    return raw

@@ -14,6 +14,9 @@ from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.pretrain import PretrainRecipe
 from tasks.settings import Execution
 
+# Hoffmann et al. take 1e-3 for hundreds of runs. With a dozen that is a least-absolute fit, which passes exactly
+# through as many runs as there are coefficients, so here it is the size of the noise between runs.
+DELTA = 0.01
 LEAST_RUNS = 5  # as many as L = E + A/N^alpha + B/D^beta has coefficients
 
 
@@ -114,25 +117,34 @@ def fit_and_forecast(
 
 def forecast(runs: Sequence[dict[str, Any]], recipe: ScalingRecipe, *, vocabulary: int, context: int) -> dict[str, Any]:
     """Fits the law to the runs and picks the candidate with the lowest predicted loss for the budget."""
+    import numpy as np
+
     from models.architectures import dimensions
+    from models.estimators import huber
     from models.memory import flops_per_token, parameters
     from models.scaling_laws import fit
 
-    law = fit([r["parameters"] for r in runs], [r["tokens"] for r in runs], [r["loss"] for r in runs])
+    columns = {"N": "parameters", "D": "tokens", "L": "loss"}
+    law = fit(
+        {symbol: np.array([run[name] for run in runs], np.float64) for symbol, name in columns.items()},
+        estimator=huber(DELTA), prior=True,
+    )  # fmt: skip
     shapes = [dimensions(size) for size in recipe.candidates]
     options = [
         (parameters(shape, vocabulary)["total"], flops_per_token(shape, vocabulary, context)) for shape in shapes
     ]
     best, optimum = law.optimum_over(options, recipe.compute)
-    expected = law.interval(optimum.parameters, optimum.tokens, draws=recipe.draws)
+    draws = law.bootstrap(recipe.draws, kind="parametric")
+    main = {"N": np.array([optimum.parameters]), "D": np.array([optimum.tokens])}
+    low, high = draws.interval(draws.new_runs(main)[:, 0])
     return {
         "runs": [{"N": r["parameters"], "D": r["tokens"], "size": r["size"], "loss": r["loss"]} for r in runs],
-        "coefficients": {name: getattr(law, name) for name in ("E", "A", "B", "alpha", "beta")},
+        "law": law.law, "estimator": law.estimator, "coefficients": law.coefficients,
         "objective": law.objective, "noise": law.noise, "warnings": list(law.warnings),
         "convention": "N counts every parameter, the tied embedding once",
         "optimum": {
             "size": recipe.candidates[best], "parameters": round(optimum.parameters), "tokens": round(optimum.tokens),
             "compute": recipe.compute, "loss": optimum.loss,
         },
-        "forecast": {"loss": expected.loss, "low": expected.low, "high": expected.high},
+        "forecast": {"loss": optimum.loss, "low": low, "high": high},
     }  # fmt: skip
