@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from models.quantities import PF_DAY
+from models.units import PF_DAY
 
 LARGEST_LOSS = 12.2  # nats: ln 200,000, what guessing among the tokens of a large vocabulary costs
 LEAST_LARGE = {"N": 1e4, "D": 1e4, "U": 1e4, "C": 1e9}  # below, all of them: a unit was left out

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from models.quantities import factor, squash
+from models.units import factor, squash
 
 MEANINGS = {
     "L": "loss in nats per token", "N": "parameters", "D": "training tokens", "C": "training FLOPs",

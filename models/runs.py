@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.quantities import factor, has_unit, number, surely_decimal
+from models.units import factor, has_unit, number, surely_decimal
 from models.run_checks import check_count, check_loss, odd, some
 from models.run_columns import MEANINGS, Column, chosen, missing, no_loss, recognised, run_column
 from models.run_table import Table

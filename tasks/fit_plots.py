@@ -75,7 +75,7 @@ def contours(runs: Columns, predict: Predict, path: Path, *, compute: float | No
         best = frontier(predict, _spaced(np.append(runs["C"], budget), 1.5), runs)
         n, d = (_spaced(np.append(runs[symbol], best[symbol] if compute else []), 1.6, 120) for symbol in "ND")
         grid_n, grid_d = np.meshgrid(n, d)
-        plane = predict(_filled(runs, grid_n.ravel(), grid_d.ravel())).reshape(grid_n.shape)
+        plane = predict(filled(runs, grid_n.ravel(), grid_d.ravel())).reshape(grid_n.shape)
         axes.pcolormesh(n, d, np.log(plane), cmap=_paper(), shading="gouraud", rasterized=True)
         levels = _round_levels(plane)
         lines = axes.contour(n, d, plane, levels=levels, colors=GREY, linewidths=0.8)
@@ -197,13 +197,13 @@ def frontier(predict: Predict, compute: np.ndarray, runs: Columns) -> dict[str, 
     for _ in range(2):
         sizes = np.exp(np.linspace(low, high, PLACES, axis=1))
         tokens = compute[:, None] / (6 * sizes)
-        losses = predict(_filled(runs, sizes.ravel(), tokens.ravel())).reshape(sizes.shape)
+        losses = predict(filled(runs, sizes.ravel(), tokens.ravel())).reshape(sizes.shape)
         best = np.argmin(np.where(np.isfinite(losses), losses, np.inf), axis=1)
         low, high = (np.log(sizes[rows, np.clip(best + step, 0, PLACES - 1)]) for step in (-1, 1))
     return {"C": compute, "N": sizes[rows, best], "D": tokens[rows, best], "L": losses[rows, best]}
 
 
-def _filled(runs: Columns, n: np.ndarray, d: np.ndarray) -> dict[str, np.ndarray]:
+def filled(runs: Columns, n: np.ndarray, d: np.ndarray) -> dict[str, np.ndarray]:
     """Columns for runs that nobody made: what is neither N, D nor C stays at the runs' median, all tokens are new."""
     rest = {symbol: np.full_like(n, np.median(column)) for symbol, column in runs.items() if symbol.startswith("P")}
     return {**rest, "N": n, "D": d, "C": 6 * n * d, "U": d}
@@ -214,7 +214,7 @@ def _slice(axes: "Axes", runs: Columns, group: np.ndarray, predict: Predict, cen
     n, loss = runs["N"][group], runs["L"][group]
     reach = _spaced(n, 1.05)
     axes.plot(n, loss, "o", color=colour, ms=4, mew=0)
-    axes.plot(reach, predict(_filled(runs, reach, centre / (6 * reach))), color=colour, lw=1.1, ls=":")
+    axes.plot(reach, predict(filled(runs, reach, centre / (6 * reach))), color=colour, lw=1.1, ls=":")
     middle = np.log(n).mean()
     curve = np.polynomial.Polynomial.fit(np.log(n) - middle, loss, 2).convert()
     if curve.coef[-1] <= 0:
@@ -254,7 +254,7 @@ def _round_levels(plane: np.ndarray) -> np.ndarray:
 
 
 def _label_places(n: np.ndarray, d: np.ndarray, plane: np.ndarray, levels: np.ndarray) -> list[tuple[float, float]]:
-    """Where each line of equal loss crosses an upright near the right or else a level near the top, clear of the rim."""
+    """Where a line of equal loss crosses an upright near the right, or else a level near the top, clear of the rim."""
     upright, level_line = int(0.88 * len(n)), int(0.84 * len(d))
     places = []
     for level in levels:

@@ -16,7 +16,7 @@ HEAVY = (
     "torch", "transformers", "trl",
 )  # fmt: skip
 FLOWS = sorted(f"flows.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__")
-COMMANDS = ("run", "plan", "validate", "data", "models", "lineage", "reproduce", "promote", "rollback", "chat", "up",
+COMMANDS = ("run", "plan", "validate", "fit", "data", "models", "lineage", "reproduce", "promote", "rollback", "chat", "up",
             "doctor")  # fmt: skip
 
 

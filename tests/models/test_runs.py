@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from models.quantities import PF_DAY, factor, number
+from models.units import PF_DAY, factor, number
 from models.run_columns import NAMES, recognised
 from models.run_table import parse
 from models.runs import Reading, Runs, read
