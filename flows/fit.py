@@ -13,7 +13,9 @@ ESTIMATORS = ("huber", "lad", "least-squares", "quantile")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", metavar="RUNS", nargs="?", help="CSV or JSON, a line for each run; - for standard input")
+    parser.add_argument(
+        "runs", metavar="RUNS", nargs="?", help="CSV or JSON, a line for each run; - for standard input"
+    )
     parser.add_argument("--laws", action="store_true", help="list the forms that a law can have, and end")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")
     parser.add_argument("--plots", metavar="FOLDER", default="", help="write pictures of the fit there")
@@ -47,11 +49,15 @@ def fit(options: argparse.Namespace) -> tuple[Any, Rows]:
 def _fit_options(group: Any) -> None:
     group.add_argument("--law", metavar="NAME", default="chinchilla",
                        help="its form, or best: the one that forecasts best (default: %(default)s)")  # fmt: skip
-    group.add_argument("--estimator", choices=ESTIMATORS, default="huber", help="what is minimised (default: %(default)s)")
+    group.add_argument(
+        "--estimator", choices=ESTIMATORS, default="huber", help="what is minimised (default: %(default)s)"
+    )
     group.add_argument("--delta", metavar="D", default="", help="where Huber's loss turns linear (default: 1e-3)")
     group.add_argument("--quantile", metavar="Q", default="", help="of --estimator quantile (default: 0.5)")
     group.add_argument("--prior", action="store_true", help="a weak prior on the exponents, for a dozen runs")
-    group.add_argument("--bootstrap", metavar="N", default="4000", help="resamples for the intervals (default: %(default)s)")
+    group.add_argument(
+        "--bootstrap", metavar="N", default="4000", help="resamples for the intervals (default: %(default)s)"
+    )
     group.add_argument("--starts", metavar="N", default="", help="at least (default: 64; 512 for fewer than 50 runs)")
     group.add_argument("--seed", metavar="S", default="0", help="of the resamples (default: %(default)s)")
 
@@ -145,7 +151,7 @@ def _price(options: argparse.Namespace, given: Sequence[str]) -> Any:
     wanted = wanted or (("peak", "utilisation") if some else ())
     absent = [_option(name) for name in wanted if not getattr(options, name)]
     if absent:
-        raise UsageError(f"{' and '.join(map(_option, [*given, *some]))} need {' and '.join(absent)} as well")
+        raise UsageError(f"{' and '.join(map(_option, given or some))} cannot be used without {' and '.join(absent)}")
     if not some:
         return None
     from models.budgets import peak_flops
@@ -171,7 +177,7 @@ def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:
     from models.run_columns import MEANINGS
 
     known = {symbol.lower(): symbol for symbol in MEANINGS}
-    found = {}
+    found: dict[str, str] = {}
     for word in words:
         name, equals, value = (part.strip() for part in word.partition("="))
         if not equals or not value or name.lower() not in known:

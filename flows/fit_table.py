@@ -9,7 +9,8 @@ TITLES = {
     "N": "parameters", "D": "training tokens", "C": "FLOPs", "tokens_per_parameter": "tokens per parameter",
     "loss": "loss", "one_run": "loss of one run", "epochs": "epochs", "saving": "saving",
     "training_C": "FLOPs to train", "inference_C": "FLOPs to serve", "effective_D": "worth, in fresh tokens",
-    "loss_one_epoch": "loss, one epoch", "loss_unlimited": "loss, fresh data", "a": "N grows as C^", "b": "D grows as C^",
+    "loss_one_epoch": "loss, one epoch", "loss_unlimited": "loss, fresh data",
+    "a": "N grows as C^", "b": "D grows as C^",
 }  # fmt: skip
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 HEAD = 11
@@ -80,7 +81,9 @@ def _plans(found: Mapping[str, Any]) -> Rows:
             lines += [_line(each, value) for each, value in found[name].items() if _shown(each, value)]
             lines += _beyond(found[name])
     for point in found.get("predictions", ()):
-        asked = ", ".join(f"{name} = {_amount(value)}" for name, value in point.items() if not isinstance(value, Mapping))
+        asked = ", ".join(
+            f"{name} = {_amount(value)}" for name, value in point.items() if not isinstance(value, Mapping)
+        )
         lines += [("", ""), (f"a run with {asked}", "")]
         lines += [_line(name, point[name]) for name in ("loss", "one_run")]
     return [*lines, ("", "")]
@@ -94,7 +97,7 @@ def _titles(found: Mapping[str, Any]) -> dict[str, str]:
         "optimum": f"for {_flops(optimum.get('C'))} FLOPs",
         "cheapest": f"the cheapest with a loss of {cheapest.get('loss')}",
         "with_inference": f"with {_amount(served.get('inference_tokens'))} tokens to serve",
-        "with_unique_data": f"with {_amount(unique.get('unique_tokens'))} unique tokens, constants {unique.get('decay')}",
+        "with_unique_data": f"with {_amount(unique.get('unique_tokens'))} unique tokens",
     }
 
 
@@ -116,6 +119,8 @@ def _beyond(plan: Mapping[str, Any]) -> Rows:
         lines.append((f"  {'takes':<23}", f"{plan['gpu_hours']:,.4g} accelerator hours{money}"))
     if plan.get("beyond_the_runs", 0) > 1:
         lines.append((f"  {'beyond the runs':<23}", f"{plan['beyond_the_runs']:,.3g} times the largest run's FLOPs"))
+    if "decay" in plan:
+        lines.append((f"  {'worth of repetition':<23}", f"constants {plan['decay']}"))
     if "epochs_low" in plan:
         low, high = (_plain(plan[name]["value"]) for name in ("epochs_low", "epochs_high"))
         lines.append((f"  {'a flat valley':<23}", f"from {low} to {high} epochs the loss is within 0.1%"))

@@ -152,6 +152,7 @@ def run_column(headers: Sequence[str]) -> str:
 def _likely(symbol: str, headers: Sequence[str]) -> str:
     """The column that most looks like a symbol, or nothing."""
     names = [name for group in NAMES[symbol] for name in group if len(name) > 3]
+    headers = [header for header in headers if not recognised(header)]
     within = [header for header in headers if any(name in squash(header) for name in names)]
     close = [header for header in headers if difflib.get_close_matches(squash(header), names, 1, 0.8)]
     return (within + close + [""])[0]

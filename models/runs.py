@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.units import factor, has_unit, number, surely_decimal
 from models.run_checks import check_count, check_loss, odd, some
 from models.run_columns import MEANINGS, Column, chosen, missing, no_loss, recognised, run_column
 from models.run_table import Table
+from models.units import factor, has_unit, number, surely_decimal
 
 COUNTS = ("N", "D", "C", "U")
 HIGHEST = 1e40
@@ -143,7 +143,7 @@ def _numbers(
         notes.append("numbers have decimal commas, as in 2,35")
     for symbol, column in picked.items():
         cells = [row[column.header] for row in table.rows]
-        numbers, wrong = _column(cells, symbol, factors[symbol], decimal_comma=comma)
+        numbers, wrong = _column(cells, symbol, factors[symbol], decimal_comma=comma and _with_comma(cells))
         if wrong and symbol not in strict:
             notes.append(f"the column {column.header!r} ({symbol}) was left out: {len(wrong)} cells cannot be used")
             continue
@@ -186,6 +186,11 @@ def _value(cell: str, symbol: str, unit: float, *, decimal_comma: bool) -> tuple
 
 def _decimal_comma(table: Table, picked: Mapping[str, Column]) -> bool:
     return any(surely_decimal(row[column.header]) for row in table.rows for column in picked.values())
+
+
+def _with_comma(cells: Sequence[str]) -> bool:
+    """Whether a column of a table with decimal commas has them as well: not if it only has decimal points."""
+    return any(map(surely_decimal, cells)) or not any(surely_decimal(cell, ".") for cell in cells)
 
 
 def _sound(table: Table, problems: dict[int, list[str]], *, drop: bool) -> tuple[list[int], tuple[str, ...]]:

@@ -35,7 +35,7 @@ _CELL = re.compile(
     re.IGNORECASE,
 )
 _TEN = re.compile(r"10\s*(?:\^|\*\*)\s*(?P<ten>[+-]?\d{1,4})\s*(?P<unit>[^\W\d_].*|)", re.IGNORECASE)
-_SURELY_DECIMAL = re.compile(r"[+-]?\d*,(\d{1,2}|\d{4,})(e[+-]?\d+)?\s*[a-z]*", re.IGNORECASE)
+_SURELY_DECIMAL = re.compile(r"[+-]?\d*,(\d{1,2}|\d{4,}|\d{3}(?=e))(e[+-]?\d+)?\s*[a-z]*", re.IGNORECASE)
 
 
 def factor(symbol: str, text: str) -> float:
@@ -95,9 +95,10 @@ def has_unit(text: str) -> bool:
     return bool(found and found["unit"])
 
 
-def surely_decimal(text: str) -> bool:
-    """Whether the comma of a cell can only be a decimal one: 2,35 or 2,3518, but not 2,351."""
-    return bool(_SURELY_DECIMAL.fullmatch(text.strip()))
+def surely_decimal(text: str, mark: str = ",") -> bool:
+    """Whether the comma (or another mark) of a cell can only be a decimal one: 2,35 or 2,3518, but not 2,351."""
+    cell = text.strip()
+    return cell.count(mark) == 1 and bool(_SURELY_DECIMAL.fullmatch(cell.replace(mark, ",")))
 
 
 def squash(text: str) -> str:

@@ -53,7 +53,7 @@ def loss_by_compute(runs: Columns, predict: Predict, path: Path) -> None:
         centres = [float(np.median(runs["C"][each])) for each in found]
         scale = ScalarMappable(LogNorm(min(centres) * 0.999, max(centres) * 1.001), _ramp())
         for each, centre in zip(found, centres, strict=True):
-            _slice(axes, runs, each, predict, centre, scale.to_rgba(centre))
+            _slice(axes, runs, each, predict, centre, scale.to_rgba(np.array([centre]))[0])
         axes.set_xscale("log")
         _loss_axis(axes, runs["L"][np.concatenate(found)])
         big_ticks(axes.xaxis, runs["N"][np.concatenate(found)], most=5)

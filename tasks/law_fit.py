@@ -68,13 +68,25 @@ def answer(runs: "Runs", asked: Request) -> dict[str, Any]:
     import numpy as np
 
     began = time.perf_counter()
+    _require_folder(asked.plots)
     try:
         with np.errstate(all="ignore"):
             found = _answer(runs, asked)
     except ValueError as error:
         raise UsageError(str(error)) from None
     found["seconds"] = time.perf_counter() - began
-    return _finite(found)  # type: ignore[no-any-return]
+    finite: dict[str, Any] = _finite(found)
+    return finite
+
+
+def _require_folder(folder: Path | None) -> None:
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--plots {folder} is no folder that can be written ({error.strerror}): name another"
+        ) from None
 
 
 def _answer(runs: "Runs", asked: Request) -> dict[str, Any]:
@@ -165,16 +177,18 @@ def _exponents(coefficients: Coefficients) -> dict[str, Any]:
 
 
 def _optimum(fitted: "Fit", draws: "Draws", asked: Request) -> dict[str, Any]:
+    import numpy as np
+
     from models import compute_optimal as plan
 
-    assert asked.compute is not None
-    beyond = fitted.reach({"C": [asked.compute]})["C"]  # type: ignore[dict-item]
+    compute = asked.compute or 0.0
+    beyond = fitted.reach({"C": np.array([compute])})["C"]
     if fitted.law not in PLANNED:
-        return {"C": asked.compute, "beyond_the_runs": beyond, **_predicted(fitted, draws, {"C": asked.compute})}
-    best = _spread(lambda law: plan.optimum(law, compute=asked.compute), fitted, draws)
+        return {"C": compute, "beyond_the_runs": beyond, **_predicted(fitted, draws, {"C": compute})}
+    best = _spread(lambda law: plan.optimum(law, compute=compute), fitted, draws)
     n, d = (best[symbol]["value"] for symbol in "ND")
     run = _predicted(fitted, draws, {"N": n, "D": d})["one_run"]
-    return {**best, "C": asked.compute, "one_run": run, "beyond_the_runs": beyond, **_cost(asked.compute, asked.price)}
+    return {**best, "C": compute, "one_run": run, "beyond_the_runs": beyond, **_cost(compute, asked.price)}
 
 
 def _cheapest(fitted: "Fit", draws: "Draws", asked: Request) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from models.units import PF_DAY, factor, number
 from models.run_columns import NAMES, recognised
 from models.run_table import parse
 from models.runs import Reading, Runs, read
+from models.units import PF_DAY, factor, number
 
 PLAIN = "N,D,loss\n1e8,2e9,3.1\n2e8,4e9,2.9\n"
 
@@ -117,6 +117,7 @@ def test_the_columns_of_a_plain_table() -> None:
         PLAIN, "\ufeff" + PLAIN, PLAIN.replace("\n", "\r\n"), PLAIN.replace(",", ";"), PLAIN.replace(",", "\t"),
         PLAIN.replace("loss", '"Val loss, nats"').replace(",nats", ""), "\n\n" + PLAIN + "\n\n", PLAIN.rstrip(),
         "N;D;loss\n1e8;2e9;3,1\n2e8;4e9;2,9\n", PLAIN.replace("\n", ",,\n"), PLAIN.replace(",", ", "),
+        "N;D;loss\n100.000.000;2.00e9;3,1\n200.000.000;4.00e9;2,9\n",
         'N,D,loss\n"1e8","2e9","3,1"\n2e8,4e9,"2,9"\n', "N|D|loss\n1e8|2e9|3.1\n2e8|4e9|2.9",
         ",N,D,loss\n0,1e8,2e9,3.1\n1,2e8,4e9,2.9\n", "loss,tokens (B),params_M\n3.1,2,100\n2.9,4,200\n",
         '{"N":1e8,"D":2e9,"loss":3.1}\n{"N":200000000,"D":"4B","loss":2.9}\n',
