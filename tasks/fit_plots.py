@@ -55,7 +55,7 @@ def loss_by_compute(runs: Columns, predict: Predict, path: Path) -> None:
         for each, centre in zip(found, centres, strict=True):
             _slice(axes, runs, each, predict, centre, scale.to_rgba(np.array([centre]))[0])
         axes.set_xscale("log")
-        _loss_axis(axes, runs["L"][np.concatenate(found)])
+        _loss_axis(axes, runs["L"][np.concatenate(found)], room=0.32)
         big_ticks(axes.xaxis, runs["N"][np.concatenate(found)], most=5)
         axes.set(title="Budgets and sizes", xlabel="parameters", ylabel="")
         axes.figure.colorbar(scale, ax=axes, label="training FLOPs", pad=0.02, aspect=32).outline.set_visible(False)
@@ -174,8 +174,13 @@ def residuals(runs: Columns, misses: np.ndarray, names: Sequence[str], path: Pat
 
 
 def budgets(runs: Columns) -> list[np.ndarray]:
-    """The places of runs that share a budget: nearly equal FLOPs, four runs or more, over sizes a factor of 2 apart."""
+    """The places of runs that share a budget: nearly equal FLOPs, four runs or more, over sizes a factor of 2 apart.
+
+    Runs that read their tokens more than once stay out: a parabola is one of fresh data.
+    """
     order = np.argsort(runs["C"], kind="stable")
+    if "U" in runs:
+        order = order[(runs["D"] <= 1.01 * runs["U"])[order]]
     groups: list[list[int]] = []
     for place in order.tolist():
         if groups and runs["C"][place] <= BUDGET_SPREAD * runs["C"][groups[-1][0]]:
@@ -278,13 +283,13 @@ def _flops(value: float) -> str:
     return f"${times}10^{{{int(power)}}}$"
 
 
-def _loss_axis(axes: "Axes", losses: np.ndarray) -> None:
-    """A logarithmic axis with plain figures."""
+def _loss_axis(axes: "Axes", losses: np.ndarray, *, room: float = 0.12) -> None:
+    """A logarithmic axis with plain figures, and `room` for a legend above the losses."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
     low, high = float(losses.min()), float(losses.max())
     axes.set_yscale("log")
-    axes.set_ylim(low / (high / low) ** 0.08, high * (high / low) ** 0.12)
+    axes.set_ylim(low / (high / low) ** 0.08, high * (high / low) ** room)
     ticks = MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick > 0]))
     axes.yaxis.set_minor_locator(NullLocator())
