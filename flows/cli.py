@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows import fit as fitting
 from flows import queries, tables, versions
 from flows.tables import WIDTH
 from tasks.errors import EvergreenError, GateError, UsageError
@@ -156,6 +157,12 @@ def validate(options: argparse.Namespace) -> int:
     return 0 if found["success"] else REFUSED
 
 
+def fit(options: argparse.Namespace) -> int:
+    _prepare()
+    found, rows = fitting.fit(options)
+    return _print(found, options.json, lambda _: tables.rows(rows))
+
+
 def data(options: argparse.Namespace) -> int:
     _prepare()
     found, rows = options.action(options)
@@ -216,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("--kind", required=True, choices=("text", "instructions", "preferences"), help="what it holds")
     judged.add_argument("--script", default="Latin", choices=SCRIPTS, help="of most letters (default: %(default)s)")
     judged.add_argument("--quarantine", metavar="FILE", default="", help="write the broken rows there, with the reason")
+    fitting.add_options(_command(commands, fit, "fit a scaling law to a table of runs, and plan with it"))
     versions.add_actions(
         _command(commands, data, "the versions of data and models: status, push, pull, history, remote")
     )

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 Entries = Sequence[Mapping[str, float]]
 
 INK, SOFT, LINE = "#1d2733", "#5c6875", "#dfe4e8"
 BLUE, GREEN, ORANGE, GREY = "#2f6690", "#1f7a4d", "#c4722c", "#8b96a1"
+RAMP = ("#b7cfe0", "#86aeca", "#5589b0", "#2f6690", "#1d4567", "#122c44")  # light to dark: small to large
 ROW_COLOURS = {"aligned": GREEN, "sft": BLUE, "base": "#7fa6c4", "from-scratch": ORANGE}
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 9.5, "axes.titlesize": 10, "axes.titleweight": "bold",
@@ -33,7 +35,7 @@ def scaling(fit: Mapping[str, Any], actual: Mapping[str, float] | None, path: Pa
         tokens = [run["D"] for run in runs] + ([optimum["tokens"]] if "tokens" in optimum else [])
         for size, shade in zip(sizes, shades, strict=True):
             points = sorted((run["D"], run["loss"]) for run in runs if run["N"] == size)
-            axes.plot(*zip(*points, strict=True), "o", color=shade, ms=5, label=f"{_big(size)} parameters")
+            axes.plot(*zip(*points, strict=True), "o", color=shade, ms=5, label=f"{big(size)} parameters")
             _law(axes, fit.get("coefficients", {}), size, (min(tokens), max(tokens)), shade)
         if "tokens" in optimum and "loss" in expected:
             _law(axes, fit.get("coefficients", {}), optimum["parameters"], (min(tokens), max(tokens)), GREEN, "--")
@@ -46,10 +48,10 @@ def scaling(fit: Mapping[str, Any], actual: Mapping[str, float] | None, path: Pa
             axes.plot([actual["tokens"]], [actual["loss"]], "*", color=ORANGE, ms=13, zorder=1.5, label=label)
         axes.set_xscale("log")
         axes.set(xlabel="training tokens", ylabel="held-out loss, nats per token")
-        _big_ticks(axes, tokens)
+        big_ticks(axes.xaxis, tokens)
         axes.legend(loc="upper right")
 
-    _figure(path, [draw], columns=1, height=3.7)
+    figure(path, [draw], columns=1, height=3.7)
 
 
 def loss_curves(history: Entries, lines: Mapping[str, float], tuned: Entries, path: Path) -> None:
@@ -69,7 +71,7 @@ def loss_curves(history: Entries, lines: Mapping[str, float], tuned: Entries, pa
         _curve(axes, tuned, "loss", BLUE, "training")
         axes.set(title="Instruction fine-tuning", xlabel="step", ylabel="loss, nats per answer token")
 
-    _figure(path, [pretraining, *([finetuning] if _has(tuned, "loss") else [])], columns=2, height=3.3)
+    figure(path, [pretraining, *([finetuning] if _has(tuned, "loss") else [])], columns=2, height=3.3)
 
 
 def alignment(history: Entries, series: Mapping[str, str], path: Path) -> None:
@@ -82,7 +84,7 @@ def alignment(history: Entries, series: Mapping[str, str], path: Path) -> None:
 
         return draw
 
-    _figure(path, [drawn(*each) for each in series.items()], columns=2, height=2.3)
+    figure(path, [drawn(*each) for each in series.items()], columns=2, height=2.3)
 
 
 def metrics(rows: Mapping[str, Mapping[str, Mapping[str, float]]], titles: Mapping[str, str], path: Path) -> None:
@@ -103,10 +105,10 @@ def metrics(rows: Mapping[str, Mapping[str, Mapping[str, float]]], titles: Mappi
 
         return draw
 
-    _figure(path, [drawn(*each) for each in titles.items()], columns=2, height=0.3 * len(rows) + 0.6)
+    figure(path, [drawn(*each) for each in titles.items()], columns=2, height=0.3 * len(rows) + 0.6)
 
 
-def _figure(path: Path, draws: Sequence[Callable[["Axes"], None]], *, columns: int, height: float) -> None:
+def figure(path: Path, draws: Sequence[Callable[["Axes"], None]], *, columns: int, height: float) -> None:
     """A grid of plots, each `height` inches high, 9 inches wide in all."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -117,15 +119,15 @@ def _figure(path: Path, draws: Sequence[Callable[["Axes"], None]], *, columns: i
     lines = math.ceil(len(draws) / columns)
     with rc_context(STYLE):
         layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
-        figure = Figure(figsize=(9, height * lines), layout=layout, facecolor="white")
-        FigureCanvasAgg(figure)
-        grid = figure.subplots(lines, columns, squeeze=False).ravel()
+        whole = Figure(figsize=(9, height * lines), layout=layout, facecolor="white")
+        FigureCanvasAgg(whole)
+        grid = whole.subplots(lines, columns, squeeze=False).ravel()
         for axes, draw in zip(grid, draws, strict=False):
             draw(axes)
         for axes in grid[len(draws) :]:
             axes.set_axis_off()
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, metadata={"Software": None})
+        whole.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def _curve(
@@ -164,24 +166,29 @@ def _law(
 
 
 def _shades(count: int) -> list[str]:
-    ramp = ["#b7cfe0", "#86aeca", "#5589b0", "#2f6690", "#1d4567", "#122c44"]
-    return [ramp[round(i * (len(ramp) - 1) / max(1, count - 1))] if count > 1 else ramp[3] for i in range(count)]
+    return [RAMP[round(i * (len(RAMP) - 1) / max(1, count - 1))] if count > 1 else RAMP[3] for i in range(count)]
 
 
-def _big_ticks(axes: "Axes", values: Iterable[float]) -> None:
-    """Ticks at 1, 2 and 5 times the powers of ten inside the data, as 200 k or 5 M."""
+def big_ticks(
+    axis: "Axis", values: Iterable[float], *, most: int = 11, shown: Callable[[float], str] | None = None
+) -> None:
+    """Ticks at 1, 2 and 5 times the powers of ten inside the data, as 200 k or 5 M; at fewer where that is too many."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+    values = list(values)
     low, high = min(values), max(values)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [m * 10.0**p for p in powers for m in (1, 2, 5) if low * 0.8 <= m * 10.0**p <= high * 1.25]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _big(value)))
+    for multiples in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [m * 10.0**p for p in powers for m in multiples if low * 0.8 <= m * 10.0**p <= high * 1.25]
+        if len(ticks) <= most:
+            break
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: (shown or big)(value)))
 
 
-def _big(value: float) -> str:
-    for unit, name in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+def big(value: float) -> str:
+    for unit, name in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
         if value >= unit:
             return f"{value / unit:.3g}{name}"
     return f"{value:.3g}"

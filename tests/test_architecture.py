@@ -16,8 +16,8 @@ HEAVY = (
     "torch", "transformers", "trl",
 )  # fmt: skip
 FLOWS = sorted(f"flows.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__")
-COMMANDS = ("run", "plan", "validate", "data", "models", "lineage", "reproduce", "promote", "rollback", "chat", "up",
-            "doctor")  # fmt: skip
+COMMANDS = ("run", "plan", "validate", "fit", "data", "models", "lineage", "reproduce", "promote", "rollback", "chat",
+            "up", "doctor")  # fmt: skip
 
 
 def test_no_flow_module_imports_anything_heavy() -> None:
@@ -115,6 +115,30 @@ def test_every_option_is_documented() -> None:
             "--keep",
             "--mlflow-port",
             "--limit",
+            "--law",
+            "--laws",
+            "--estimator",
+            "--delta",
+            "--quantile",
+            "--prior",
+            "--bootstrap",
+            "--starts",
+            "--seed",
+            "--column",
+            "--unit",
+            "--count",
+            "--drop-invalid",
+            "--plots",
+            "--compute",
+            "--gpu-hours",
+            "--money",
+            "--peak",
+            "--utilisation",
+            "--price",
+            "--target-loss",
+            "--inference-tokens",
+            "--unique-tokens",
+            "--predict",
         )
     )
 

@@ -43,7 +43,7 @@ def test_help_answers_at_once() -> None:
     after = os.times()
     spent = (after.children_user - before.children_user) + (after.children_system - before.children_system)
     assert shown.returncode == 0
-    assert all(command in shown.stdout for command in ("run", "plan", "models", "chat", "doctor"))
+    assert all(command in shown.stdout for command in ("run", "plan", "fit", "models", "chat", "doctor"))
     assert spent < 0.5, f"{spent:.2f} s: something heavy is imported at the top"
 
 

@@ -1,0 +1,157 @@
+"""How a fitted law reads in a terminal: heads, and the texts that wrap beside them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Rows = list[tuple[str, str]]
+Figure = Mapping[str, float | None]
+TITLES = {
+    "N": "parameters", "D": "training tokens", "C": "FLOPs", "tokens_per_parameter": "tokens per parameter",
+    "loss": "loss", "one_run": "loss of one run", "epochs": "epochs", "saving": "saving",
+    "training_C": "FLOPs to train", "inference_C": "FLOPs to serve", "effective_D": "worth, in fresh tokens",
+    "loss_one_epoch": "loss, one epoch", "loss_unlimited": "loss, fresh data",
+    "a": "N grows as C^", "b": "D grows as C^",
+}  # fmt: skip
+UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+HEAD = 11
+
+
+def rows(found: Mapping[str, Any]) -> Rows:
+    lines = [
+        (_head("law"), f"{found['law']}: {found['formula']}"),
+        (_head(""), found["source"]),
+        (_head("runs"), f"{found['n']}; {found['convention']}"),
+        (_head("minimised"), f"{found['estimator']}, which is {found['objective']:.6g}"),
+        ("", ""),
+        (_head(""), f"{'fitted':<14}{'95% by resampling':<26}95% by profile"),
+    ]
+    for name, value in found["coefficients"].items():
+        ranges = f"{_range(*found['intervals'][name]):<26}{_range(*found['profile_intervals'][name])}"
+        lines.append((f"  {name:<9}", f"{_plain(value):<14}{ranges}".rstrip()))
+    lines += [("", ""), *_health(found)]
+    lines += [(_head("warning"), text) for text in found["warnings"]]
+    lines += _comparison(found["comparison"])
+    lines += _plans(found)
+    lines += [(_head("left out"), text) for text in found["dropped"][:5]]
+    if len(found["dropped"]) > 5:
+        lines.append((_head(""), f"and {len(found['dropped']) - 5} more"))
+    lines += [(_head("note"), text) for text in found["notes"]]
+    return lines + [(_head("picture"), path) for path in found["plots"]]
+
+
+def laws(found: Sequence[Mapping[str, Any]]) -> Rows:
+    width = max(len(law["law"]) for law in found) + 2
+    lines = []
+    for law in found:
+        lines.append((f"{law['law']:<{width}}", law["formula"]))
+        lines.append((" " * width, f"{law['source']}; needs {', '.join(law['inputs'])}"))
+    return lines
+
+
+def _health(found: Mapping[str, Any]) -> Rows:
+    share, way = found["starts_at_optimum"], found["bootstrap"]
+    how = "runs drawn again" if way["kind"] == "pairs" else "noise drawn again, as the runs are few"
+    return [
+        (_head("fit"), f"a run lies {found['noise']:.2%} from the law (one standard deviation of ln L)"),
+        (_head(""), f"{share:.0%} of {found['starts']} starts found this optimum, the best; "
+                    f"{found['fit_seconds']:.2g} s"),
+        (_head(""), f"intervals from {way['draws']:,} resamples ({how}, seed {way['seed']}); {found['seconds']:.2g} s "
+                    "in all"),
+    ]  # fmt: skip
+
+
+def _comparison(compared: Sequence[Mapping[str, Any]]) -> Rows:
+    if not compared:
+        return []
+    cut = f"fitted to the runs up to {compared[0]['cut']:.3g} FLOPs, held against those above"
+    lines = [("", ""), ("laws compared: ", cut)]
+    for each in compared:
+        text = each.get("reason") or (
+            f"{each['error']:.2%} off above (below {each['error_within']:.2%}, bias {each['bias']:+.2%})"
+        )
+        lines.append((f"  {each['law']:<18}", text))
+    return lines
+
+
+def _plans(found: Mapping[str, Any]) -> Rows:
+    lines: Rows = []
+    for name, title in _titles(found).items():
+        if name in found:
+            lines += [("", ""), (title, "")]
+            lines += [_line(each, value) for each, value in found[name].items() if _shown(each, value)]
+            lines += _beyond(found[name])
+    for point in found.get("predictions", ()):
+        asked = ", ".join(
+            f"{name} = {_amount(value)}" for name, value in point.items() if not isinstance(value, Mapping)
+        )
+        lines += [("", ""), (f"a run with {asked}", "")]
+        lines += [_line(name, point[name]) for name in ("loss", "one_run")]
+    return [*lines, ("", "")]
+
+
+def _titles(found: Mapping[str, Any]) -> dict[str, str]:
+    optimum, cheapest = found.get("optimum", {}), found.get("cheapest", {})
+    served, unique = found.get("with_inference", {}), found.get("with_unique_data", {})
+    return {
+        "exponents": "the best N and D of a budget",
+        "optimum": f"for {_flops(optimum.get('C'))} FLOPs",
+        "cheapest": f"the cheapest with a loss of {cheapest.get('loss')}",
+        "with_inference": f"with {_amount(served.get('inference_tokens'))} tokens to serve",
+        "with_unique_data": f"with {_amount(unique.get('unique_tokens'))} unique tokens",
+    }
+
+
+def _shown(name: str, value: Any) -> bool:
+    return isinstance(value, Mapping) and name in TITLES
+
+
+def _line(name: str, figure: Figure) -> tuple[str, str]:
+    write = {"N": _amount, "D": _amount, "effective_D": _amount, "saving": _share}.get(name, _plain)
+    value, low, high = (write(figure[key]) for key in ("value", "low", "high"))
+    head = f"  {TITLES[name]:<23}"
+    return head, f"{low} to {high}" if name == "one_run" else f"{value:<14}{low} to {high}" if low != high else value
+
+
+def _beyond(plan: Mapping[str, Any]) -> Rows:
+    lines = []
+    if "gpu_hours" in plan:
+        money = f", {plan['money']:,.4g} in money" if "money" in plan else ""
+        lines.append((f"  {'takes':<23}", f"{plan['gpu_hours']:,.4g} accelerator hours{money}"))
+    if plan.get("beyond_the_runs", 0) > 1:
+        lines.append((f"  {'beyond the runs':<23}", f"{plan['beyond_the_runs']:,.3g} times the largest run's FLOPs"))
+    if "decay" in plan:
+        lines.append((f"  {'worth of repetition':<23}", f"constants {plan['decay']}"))
+    if "epochs_low" in plan:
+        low, high = (_plain(plan[name]["value"]) for name in ("epochs_low", "epochs_high"))
+        lines.append((f"  {'a flat valley':<23}", f"from {low} to {high} epochs the loss is within 0.1%"))
+    return lines
+
+
+def _head(word: str) -> str:
+    return f"{word:<{HEAD}}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return f"{_plain(low, none='0')} to {_plain(high)}"
+
+
+def _plain(value: float | None, *, none: str = "no limit") -> str:
+    return none if value is None else f"{value:,.4g}" if value < 1e5 else f"{value:.3e}"
+
+
+def _share(value: float | None) -> str:
+    return "no limit" if value is None else f"{value:.1%}"
+
+
+def _flops(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _amount(value: float | None) -> str:
+    """A count for people: 1.4 B, 70 M."""
+    if value is None:
+        return "no limit"
+    for scale, name in UNITS:
+        if scale <= value < 1e15:
+            return f"{value / scale:.3g} {name}"
+    return f"{value:.3g}"
