@@ -8,8 +8,11 @@ import numpy as np
 from models.estimators import Estimator
 from models.laws import Frame, Law, Local
 
-ROWS = 512  # fits per block: what it works on stays in the cache
+ROWS = 256  # fits per block: what it works on stays in the cache
 STEPS, CORNER_STEPS = 200, 60
+# The promised gain, relative to the objective, at which a fit ends. A refit need not be nearer to its optimum than a
+# thousandth of a standard deviation.
+EXACTLY, NEARLY = 1e-13, 1e-9
 NEWTON = 1e-2  # relative gain below which the second derivative of the estimator is trusted
 
 
@@ -123,7 +126,7 @@ def minimise(problem: Problem, starts: np.ndarray, *, near: bool = False) -> tup
 def _block(problem: Problem, theta: np.ndarray, near: bool) -> tuple[np.ndarray, np.ndarray]:
     smoothed = problem.estimator.smoothed
     for estimator in smoothed[-2:] if near else smoothed:
-        theta = _descend(replace(problem, estimator=estimator), theta)
+        theta = _descend(replace(problem, estimator=estimator), theta, NEARLY if near else EXACTLY)
     if problem.estimator.corner:
         theta = _into_corner(problem, theta)
     return theta, problem.at(theta).value
@@ -175,7 +178,7 @@ def sharpen(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return best.theta[0]
 
 
-def _descend(problem: Problem, theta: np.ndarray) -> np.ndarray:
+def _descend(problem: Problem, theta: np.ndarray, enough: float) -> np.ndarray:
     theta = theta.copy()
     count = len(theta)
     damping, newton, rejected = np.full(count, 1e-3), np.zeros(count, bool), np.zeros(count, int)
@@ -195,7 +198,7 @@ def _descend(problem: Problem, theta: np.ndarray) -> np.ndarray:
         again = ~better & newton[running]  # the exact curvature misled: the safe one has its turn before more damping
         damping[running] = np.clip(damping[running] * np.where(better, 0.1, np.where(again, 1.0, 10.0)), 1e-12, 1e12)
         newton[running] = better & small & exact
-        done = (promised <= 1e-13 * np.abs(value[running]) + 1e-32) | (rejected[running] > 14)
+        done = (promised <= enough * np.abs(value[running]) + 1e-32) | (rejected[running] > 14)
         if done.any():
             running = running[~done]
             if not running.size:
