@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say, by simulation; and they follow what the runs tell."""
+"""Intervals follow what the runs tell. Whether they hold the truth as often as they say is in test_coverage."""
 
 from collections.abc import Callable
 
@@ -16,37 +16,6 @@ FAR = {"N": np.array([1e10]), "D": np.array([5e11])}
 def sample(count: int, seed: int, noise: Callable[[np.random.Generator], np.ndarray]) -> dict[str, np.ndarray]:
     columns = runs(count, seed)
     return {**columns, "L": loss("chinchilla", TRUTH, columns) * np.exp(noise(np.random.default_rng(10_000 + seed)))}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("estimator", "noise"),
-    [(least_squares(), "normal"), (huber(1e-3), "normal"), (huber(1e-3), "heavy")],
-    ids=["least squares", "Huber", "Huber, heavy tails"],
-)
-def test_intervals_cover_the_truth_at_their_rate(estimator: Estimator, noise: str) -> None:
-    """95% nominal, over 60 sweeps of 120 runs: 88% and more for each figure, 93% to 98.5% for all together."""
-    sets, hits = 60, {"bootstrap": [], "profile": [], "new run": []}
-    draw = (
-        (lambda rng: 0.01 * rng.standard_normal(120))
-        if noise == "normal"
-        else (lambda rng: 0.006 * rng.standard_t(3, 120))
-    )
-    for seed in range(sets):
-        fitted = fit(sample(120, seed, draw), estimator=estimator, starts=16)
-        draws, profile = fitted.bootstrap(300, seed), fitted.profile()
-        resampled = {name: draws.interval(values) for name, values in draws.coefficients.items()}
-        resampled["L"] = draws.interval(draws.predict(FAR)[:, 0])
-        truth = {**TRUTH, "L": loss("chinchilla", TRUTH, FAR)[0]}
-        hits["bootstrap"].append([low <= truth[name] <= high for name, (low, high) in resampled.items()])
-        hits["profile"].append([low <= truth[name] <= high for name, (low, high) in profile.items()])
-        low, high = draws.interval(draws.new_runs(FAR)[:, 0])
-        rng = np.random.default_rng(20_000 + seed)
-        hits["new run"].append([low <= truth["L"] * np.exp(draw(rng)[0]) <= high])
-    for kind, found in hits.items():
-        each = np.mean(found, axis=0)
-        assert (each >= 0.88).all(), (kind, each)
-        assert 0.91 <= each.mean() <= 0.99, (kind, each)
 
 
 def test_a_profile_is_where_the_objective_has_risen_so_far() -> None:
@@ -75,7 +44,7 @@ def test_a_profile_is_where_the_objective_has_risen_so_far() -> None:
 
 @pytest.mark.parametrize("estimator", [huber(1e-3), least_squares(), lad()], ids=lambda each: each.name)
 def test_profiles_hold_the_estimate_and_widen_with_the_level(estimator: Estimator) -> None:
-    fitted = fit(sample(80, 2, lambda rng: 0.01 * rng.standard_normal(80)), estimator=estimator)
+    fitted = fit(sample(60, 2, lambda rng: 0.01 * rng.standard_normal(60)), estimator=estimator)
     wide, narrow = fitted.profile(0.95), fitted.profile(0.5)
     for name, value in fitted.coefficients.items():
         assert wide[name][0] < narrow[name][0] < value < narrow[name][1] < wide[name][1], name

