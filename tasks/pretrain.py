@@ -9,6 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.architectures import Family
 from tasks import pages, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
@@ -36,6 +37,7 @@ class PretrainRecipe(BaseModel):
         0, ge=0, le=256, description="The dial: width 32 * size, depth and heads follow. 0: what the fit picked."
     )
     tokens: int = Field(0, ge=0, description="Training tokens. 0: what the fit picked.")
+    family: Family = Field("llama", description="The decoder, or an LSTM to compare it with.")
     mixture: dict[str, float] = Field(
         {"encyclopaedia": 0.8, "dialogue": 0.1, "speeches": 0.1},
         description="Share of each domain in the tokens; domains that the data lacks are left out.",
@@ -197,7 +199,7 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, star
     if start:
         model = AutoModelForCausalLM.from_pretrained(start, attn_implementation="eager", dtype="float32")
     else:
-        model = fresh_model(recipe.size, tokenizer, seed=recipe.seed)
+        model = fresh_model(recipe.size, tokenizer, seed=recipe.seed, family=recipe.family)
     before = {"loss_before": _loss(model, windows["validation"])} if start else {}
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
     steps_ = max(1, len(windows["train"]) // recipe.batch)
@@ -222,6 +224,7 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, star
         **baselines,
         **before,
         "loss": loss,
+        "family": recipe.family,
         "size": recipe.size,
         "tokens": steps_ * recipe.batch * recipe.context,
         "parameters": sum(p.numel() for p in model.parameters()),
