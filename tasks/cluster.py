@@ -1,0 +1,73 @@
+"""Where the runs of a sweep are started: beside each other on this machine, or by Ray, here or on a cluster."""
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from tasks import steps, tracking
+from tasks.artifacts import Checkpoint
+from tasks.errors import UsageError
+from tasks.settings import OFFLINE, PERFORMANCE, Execution, home, project
+from tasks.workers import side_by_side
+
+# Ray's own switch for "this machine alone": with it every port is on the loopback address. Read once, at import.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+OBJECT_STORE = 100 * 2**20  # bytes; handles travel, never tensors, and the default is a third of the memory
+logger = logging.getLogger("evergreen.cluster")
+
+
+def runner(execution: Execution) -> Any:
+    """The Prefect task runner that `execution.runner` names. Raises UsageError where prefect-ray is not installed."""
+    if execution.runner == "threads":
+        return side_by_side()
+    if not execution.ray_address:
+        os.environ.update(LOOPBACK)
+    try:
+        from prefect_ray import RayTaskRunner
+    except ImportError as error:
+        raise UsageError(
+            f"execution.runner is ray, and prefect-ray is not installed ({error}): pip install 'evergreen[ray]', "
+            "or leave execution.runner at threads"
+        ) from None
+    logger.info("the runs are handed to %s", execution.ray_address or "a Ray of this machine")
+    if execution.ray_address:
+        return RayTaskRunner(address=execution.ray_address, init_kwargs={"runtime_env": {"env_vars": environment()}})
+    return RayTaskRunner(init_kwargs={
+        "address": "local",  # never one that happens to run here
+        "num_cpus": execution.processes * execution.threads_each, "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE, "log_to_driver": False, "configure_logging": False,
+    })  # fmt: skip
+
+
+def share(execution: Execution) -> AbstractContextManager[None]:
+    """What one run asks of Ray: a CPU for each of its threads, so that a node takes no more than it has, and its GPU.
+
+    Prefect's own runners ignore it. To be entered around `submit`, after `runner` has found prefect-ray.
+    """
+    from contextlib import nullcontext
+
+    if execution.runner == "threads":
+        return nullcontext()
+    from prefect_ray.context import remote_options
+
+    # a run that was lost with its node is for the next start of the flow, which resumes it, not for Ray to begin anew
+    options = {"num_cpus": execution.threads_each, "num_gpus": int(execution.device == "cuda"), "max_retries": 0}
+    return remote_options(**options)
+
+
+def collect(running: Mapping[str, Any], planned: list[steps.Step], execution: Execution) -> list[Checkpoint]:
+    """The results in the order planned; a run of Ray says what it did in the log of its own machine, so say it here."""
+    made = []
+    for step in planned:
+        made.append(running[step.key].result())
+        if execution.runner == "ray":
+            logger.info("%-22s loss %.3f", step.title, made[-1].summary["loss"])
+    return made
+
+
+def environment() -> dict[str, str]:
+    """What a worker on another machine must agree on: the home, which every node sees, and the MLflow store."""
+    places = {"EVERGREEN_HOME": str(home()), "EVERGREEN_PROJECT": str(project()), "MLFLOW_TRACKING_URI": tracking.uri()}
+    return {**OFFLINE, **PERFORMANCE, **places}
