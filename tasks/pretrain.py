@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.architectures import Family
-from tasks import pages, steps, workers
+from tasks import forecasts, pages, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
@@ -72,16 +72,20 @@ def step(recipe: PretrainRecipe, tokenizer: str, forecast: str) -> steps.Step:
 def pretrain_model(
     tokenizer: Tokenizer, forecast: Forecast | None, recipe: PretrainRecipe, execution: Execution
 ) -> Checkpoint:
-    """Trains at the size and token count of the forecast; its loss is compared with the forecast's interval."""
+    """Trains at the size and token count of the forecast, which is registered before and scored after it."""
     this = step(recipe, tokenizer.key, forecast.key if forecast else "")
+    as_forecast = forecast is not None and not recipe.size and not recipe.tokens
+    if forecast is not None and as_forecast:
+        forecasts.register(this, forecast)
 
     def build(folder: Path) -> dict[str, Any]:
         _warn_of_missing(recipe.mixture, tokenizer)
         figures = train(this, tokenizer, folder, resolved(recipe, forecast), execution)
-        as_forecast = forecast is not None and not recipe.size and not recipe.tokens
         return {**figures, **(_scored(figures["loss"], forecast) if as_forecast else {})}
 
     made = steps.materialise(this, Checkpoint, build, resumable=True)
+    if as_forecast:
+        forecasts.score(made)
     pages.show_scored(made)
     return made
 
