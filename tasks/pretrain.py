@@ -155,6 +155,15 @@ def _scored(loss: float, forecast: Forecast | None) -> dict[str, Any]:
     return {"forecast": {**expected, "error": loss - expected["loss"], "inside": inside}}
 
 
+def require_decoder(family: str) -> None:
+    """Raises UsageError for a model that later stages cannot use: an LSTM has no LoRA targets and generates nothing."""
+    if family != "llama":
+        raise UsageError(
+            f"the model's family is {family}, which is for sweeps and pre-training alone: fine-tuning and what follows "
+            "it needs a decoder (pretrain.family=llama)"
+        )
+
+
 def resolved(recipe: PretrainRecipe, forecast: Forecast | None) -> PretrainRecipe:
     """The recipe with size and tokens filled in. Raises UsageError where neither recipe nor forecast gives them."""
     picked = forecast.summary if forecast else {}
