@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tasks import steps, tracking
@@ -46,8 +46,6 @@ def share(execution: Execution) -> AbstractContextManager[None]:
 
     Prefect's own runners ignore it. To be entered around `submit`, after `runner` has found prefect-ray.
     """
-    from contextlib import nullcontext
-
     if execution.runner == "threads":
         return nullcontext()
     from prefect_ray.context import remote_options
@@ -57,14 +55,24 @@ def share(execution: Execution) -> AbstractContextManager[None]:
     return remote_options(**options)
 
 
-def collect(running: Mapping[str, Any], planned: list[steps.Step], execution: Execution) -> list[Checkpoint]:
-    """The results in the order planned; a run of Ray says what it did in the log of its own machine, so say it here."""
-    made = []
-    for step in planned:
-        made.append(running[step.key].result())
-        if execution.runner == "ray":
-            logger.info("%-22s loss %.3f", step.title, made[-1].summary["loss"])
-    return made
+def collect(running: Mapping[str, Any], planned: Sequence[steps.Step], execution: Execution) -> list[Checkpoint]:
+    """The results in the order planned. Raises what a run raised."""
+    if execution.runner == "ray":
+        _report(running, planned)
+    return [running[step.key].result() for step in planned]
+
+
+def _report(running: Mapping[str, Any], planned: Sequence[steps.Step]) -> None:
+    """A line for each run as it ends: what it says itself stays in the log of the worker that computed it."""
+    import ray
+
+    names = {running[step.key].wrapped_future: step for step in planned}
+    waiting = list(names)
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        for reference in done:
+            made = running[names[reference].key].result()
+            logger.info("%-22s done  loss %.3f", names[reference].title, made.summary["loss"])
 
 
 def environment() -> dict[str, str]:
