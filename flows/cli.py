@@ -97,6 +97,13 @@ def models(options: argparse.Namespace) -> int:
     return _print(queries.models(options), options.json, lambda found: tables.models(found) or queries.nothing(options))
 
 
+def forecasts(options: argparse.Namespace) -> int:
+    _prepare()
+    from tasks.forecasts import history
+
+    return _print(history(), options.json, tables.forecasts)
+
+
 def lineage(options: argparse.Namespace) -> int:
     _prepare()
     return _print(queries.lineage(options.model), options.json, lambda found: tables.rows(queries.tree(found)))
@@ -204,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     planned = _deployment_command(commands, plan, "print its steps, which are reused and why, and the forecast")
     listed = _command(commands, models, "list registered models, versions, aliases, verdicts and metrics")
     queries.add_model_options(listed)
+    foreseen = _command(commands, forecasts, "list the forecasts of pre-training runs and how they came true")
     traced = _command(commands, lineage, "lead from a model back to its data, code, recipes, parents and reports")
     traced.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
     repeated = _command(commands, reproduce, "make a registered model again from its lineage, and compare every step")
@@ -229,7 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _up_options(_command(commands, up, "Prefect server and UI, MLflow, deployments and a worker, until Ctrl-C"))
     checked = _command(commands, doctor, "say what is installed and reachable, and what to do about what is not")
-    for each in (planned, listed, traced, repeated, promoted, back, judged, checked):
+    for each in (planned, listed, foreseen, traced, repeated, promoted, back, judged, checked):
         each.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else there")
     return parser
 

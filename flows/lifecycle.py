@@ -17,7 +17,7 @@ from tasks.evaluation import EvaluationRecipe
 from tasks.gate import Gate
 from tasks.lineage import origin
 from tasks.preferences import PreferenceRecipe
-from tasks.pretrain import PretrainRecipe
+from tasks.pretrain import PretrainRecipe, require_decoder
 from tasks.report import ReportRecipe, announce, publish, write_report
 from tasks.reward import RewardRecipe
 from tasks.rlhf import RLHFRecipe
@@ -50,6 +50,7 @@ def lifecycle(
     Args:
         name: the model's name in the registry
     """
+    require_decoder(pretrain.family)
     made_by = origin()
     dataset = data_stage(data, name, execution)
     vocabulary = tokenization(dataset.key, tokenizer, execution)

@@ -22,6 +22,7 @@ from tasks import (
     steps,
     tokenizer,
 )
+from tasks.settings import home
 
 Parameters = Mapping[str, Any]
 
@@ -78,7 +79,8 @@ def _lifecycle(plan: Plan, p: Parameters) -> None:
         dataset = plan.add(step)
     _watched(plan, dataset, p["name"], drift.ProfileRecipe(), drift.DriftRecipe())
     vocabulary = plan.add(tokenizer.step(p["tokenizer"], dataset))
-    points = [plan.add(step) for step in scaling_laws.point_steps(p["scaling"], p["pretrain"], vocabulary)]
+    size = _vocabulary(vocabulary, p["tokenizer"].vocabulary)
+    points = [plan.add(step) for step in scaling_laws.point_steps(p["scaling"], p["pretrain"], vocabulary, size)]
     forecast = plan.add(scaling_laws.fit_step(p["scaling"], p["pretrain"], points))
     base = plan.add(pretrain.step(p["pretrain"], vocabulary, forecast))
     tuned = plan.add(sft.step(p["sft"], base, dataset))
@@ -127,13 +129,20 @@ def _found(reference: str, stage: str, name: str = "") -> str:
     return steps.find(reference, stage, Artifact, name=name).key
 
 
+def _vocabulary(tokenizer: str, asked: int = 0) -> int:
+    """The entries of a tokenizer: what was asked for where it is yet to be trained (little text gives fewer)."""
+    made = steps.read_manifest(home() / "store" / "tokenizer" / tokenizer)
+    return made["summary"]["vocabulary"] if made and "summary" in made else asked
+
+
 def _tokenizer(plan: Plan, p: Parameters) -> None:
     plan.add(tokenizer.step(p["recipe"], _found(p["dataset"], "data")))
 
 
 def _scaling_laws(plan: Plan, p: Parameters) -> None:
     vocabulary = _found(p["tokenizer"], "tokenizer")
-    points = [plan.add(step) for step in scaling_laws.point_steps(p["recipe"], p["pretrain"], vocabulary)]
+    size = _vocabulary(vocabulary)
+    points = [plan.add(step) for step in scaling_laws.point_steps(p["recipe"], p["pretrain"], vocabulary, size)]
     plan.add(scaling_laws.fit_step(p["recipe"], p["pretrain"], points))
 
 
@@ -221,15 +230,20 @@ def _forecast(plan: Plan, rows: Sequence[Row], p: Parameters) -> dict[str, Any]:
     fit = plan.named("scaling/fit")
     if scaling is None or base is None or fit is None or plan.named("pretrain/main") is None:
         return {}
-    from models.architectures import dimensions
+    from models.architectures import Dimensions, shape_of
     from models.memory import disk_bytes, flops_per_token, parameters, training_peak_bytes
 
     fitted = steps.status(fit)
     picked = fitted.manifest["summary"] if fitted.reused else {}
     size = base.size or picked.get("size") or scaling.candidates[len(scaling.candidates) // 2]
-    shape, vocabulary = dimensions(int(size)), p["tokenizer"].vocabulary
+    shape, vocabulary = shape_of(int(size), base.family), p["tokenizer"].vocabulary
     per_token = flops_per_token(shape, vocabulary, base.context)
     tokens = base.tokens or picked.get("tokens") or round(scaling.compute / per_token)
+    peak = (
+        training_peak_bytes(shape, vocabulary, context=base.context, batch=base.batch)
+        if isinstance(shape, Dimensions)
+        else None
+    )
     earlier = [_seconds(plan.planned[row.key]) for row in rows if row.key in plan.planned and not row.reused]
     return {
         "basis": "fitted scaling law" if picked else "middle candidate; the sweep has not run",
@@ -238,7 +252,7 @@ def _forecast(plan: Plan, rows: Sequence[Row], p: Parameters) -> dict[str, Any]:
         "tokens": int(tokens),
         "flops": per_token * int(tokens),
         "loss": {name: picked[name] for name in ("loss", "low", "high")} if picked else None,
-        "peak_memory_bytes": training_peak_bytes(shape, vocabulary, context=base.context, batch=base.batch),
+        "peak_memory_bytes": peak,
         "disk_bytes": sum(disk_bytes(shape, vocabulary).values()),
         "pretraining_seconds": round(per_token * int(tokens) / _flops_per_second()),
         "seconds": round(sum(earlier)) if all(earlier) else None,

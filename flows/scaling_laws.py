@@ -2,8 +2,8 @@
 
 from prefect import flow
 
-from tasks import steps
-from tasks.artifacts import Forecast, Tokenizer
+from tasks import cluster, steps
+from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.pretrain import PretrainRecipe
 from tasks.scaling_laws import ScalingRecipe, fit_and_forecast, point_steps, train_point, work
 from tasks.settings import Execution
@@ -11,6 +11,19 @@ from tasks.workers import side_by_side
 
 
 @flow(task_runner=side_by_side())
+def sweep(
+    tokenizer: Tokenizer, recipe: ScalingRecipe, pretrain: PretrainRecipe, execution: Execution
+) -> list[Checkpoint]:
+    """1. train the small models, side by side, in the order in which the fit reads them"""
+    planned = point_steps(recipe, pretrain, tokenizer.key, tokenizer.summary["vocabulary"])
+    # the longest first, so that the processes end together
+    longest_first = sorted(planned, key=work, reverse=True)
+    with cluster.share(execution):
+        running = {step.key: train_point.submit(tokenizer, step, execution) for step in longest_first}
+    return cluster.collect(running, planned, execution)
+
+
+@flow
 def scaling_laws(
     tokenizer: str = "latest",
     recipe: ScalingRecipe = ScalingRecipe(),
@@ -24,9 +37,6 @@ def scaling_laws(
         pretrain: what the small runs share with the run to come
     """
     vocabulary = steps.find(tokenizer, "tokenizer", Tokenizer)
-    planned = point_steps(recipe, pretrain, vocabulary.key)
-    # the longest first, so that the processes end together
-    longest_first = sorted(planned, key=work, reverse=True)
-    running = {step.key: train_point.submit(vocabulary, step, execution) for step in longest_first}
-    points = [running[step.key].result() for step in planned]
+    side_by_side_or_ray = sweep.with_options(task_runner=cluster.runner(execution))
+    points = side_by_side_or_ray(vocabulary, recipe, pretrain, execution)
     return fit_and_forecast(points, vocabulary, recipe, pretrain)

@@ -4,6 +4,7 @@ from prefect import flow
 
 from tasks import steps
 from tasks.artifacts import Checkpoint, Dataset
+from tasks.pretrain import require_decoder
 from tasks.settings import Execution
 from tasks.sft import SFTRecipe, finetune
 
@@ -21,4 +22,6 @@ def sft(
         base: a finished pre-training: `latest`, the start of its key, or its folder
         dataset: a finished data set, likewise
     """
-    return finetune(steps.find(base, "pretrain", Checkpoint), steps.find(dataset, "data", Dataset), recipe, execution)
+    model = steps.find(base, "pretrain", Checkpoint)
+    require_decoder(model.summary.get("family", "llama"))
+    return finetune(model, steps.find(dataset, "data", Dataset), recipe, execution)

@@ -50,6 +50,36 @@ def models(listed: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def forecasts(found: Mapping[str, Any]) -> str:
+    listed, overall = found["forecasts"], found["summary"]
+    if not listed:
+        return "no forecast is registered yet: `evergreen run` makes one before it pre-trains"
+    lines = []
+    for each in listed:
+        family = "" if each["family"] == "llama" else f"{each['family']} "
+        lines.append(f"{each['made'][:16].replace('T', ' ')} UTC  {each['for']} {each['step'][:8]}")
+        lines.append(row("    ", f"{family}size {each['size']}, N {each['N']:,}, D {each['D']:,}: {_foreseen(each)}"))
+    if not overall["scored"]:
+        return "\n".join([*lines, "none of them is scored yet"])
+    told = (
+        f"{overall['scored']} scored: {overall['inside']:.0%} inside the interval, mean absolute error "
+        f"{overall['mean_absolute_relative_error']:.1%}, mean error {overall['mean_error']:+.3f} nats"
+    )
+    return "\n".join([*lines, row("", told)])
+
+
+def _foreseen(each: Mapping[str, Any]) -> str:
+    predicted = f"predicted {each['loss']:.3f} [{each['low']:.3f}, {each['high']:.3f}]"
+    if each["actual"] is None:
+        return f"{predicted}, " + ("started, not scored yet" if each["started"] else "not run yet")
+    inside = "inside" if each["inside"] else "OUTSIDE"
+    late = "" if each["before"] else "; made after the run had started, so not counted"
+    return (
+        f"{predicted}, actual {each['actual']:.3f}, error {each['error']:+.3f} ({each['relative_error']:+.1%}), "
+        f"{inside}{late}"
+    )
+
+
 def champion(model: Mapping[str, Any]) -> str:
     lines = [f"{model['name']}/{model['version']} is the champion"]
     return "\n".join([*lines, *(row("  - ", reason) for reason in model["reasons"])])

@@ -6,7 +6,7 @@ T = s b tokens.
 
 from typing import Literal
 
-from models.architectures import Dimensions
+from models.architectures import Dimensions, Recurrent, Shape
 
 Precision = Literal["bf16", "fp32"]
 
@@ -18,26 +18,29 @@ _OUTSIDE: dict[str, int] = {"bf16": 10, "fp32": 12}
 _LOGITS = 12  # three fp32 copies in the backward of the cross-entropy: log-probabilities and two gradients
 
 
-def parameters(shape: Dimensions, vocabulary: int, *, tied: bool = True) -> dict[str, int]:
-    """Exact counts for the Llama of models/architectures.py: `total`, `embedding` and `non_embedding`.
+def parameters(shape: Shape, vocabulary: int, *, tied: bool = True) -> dict[str, int]:
+    """Exact counts for the models of models/architectures.py: `total`, `embedding` and `non_embedding`.
 
     `embedding` holds the input embedding and, where it is not tied, the head; `non_embedding` is the rest, the N of
-    Kaplan et al. 2020: L (4 h^2 + 3 h f + 2 h) + h.
+    Kaplan et al. 2020: L (4 h^2 + 3 h f + 2 h) + h for the Llama, L (8 h^2 + 9 h) + h for the LSTM, whose biases torch
+    keeps twice.
     """
-    h, f = shape.hidden, shape.intermediate
+    h = shape.hidden
     embedding = vocabulary * h * (1 if tied else 2)
-    rest = shape.layers * (4 * h * h + 3 * h * f + 2 * h) + h
+    gains = 9 * h if isinstance(shape, Recurrent) else 2 * h
+    rest = shape.layers * (_layer_weights(shape) + gains) + h
     return {"total": embedding + rest, "embedding": embedding, "non_embedding": rest}
 
 
-def flops_per_token(shape: Dimensions, vocabulary: int, context: int) -> int:
+def flops_per_token(shape: Shape, vocabulary: int, context: int) -> int:
     """Training FLOPs per token, 6 N + 12 L H Q T (Chowdhery et al. 2022, 2204.02311, appendix B; T the context).
 
     N is the weights that multiply: without the input embedding and the gains of the norms, with the head, tied or
-    not. Attention is counted in full, as eager attention computes it, not halved for causality.
+    not. Attention is counted in full, as eager attention computes it, not halved for causality; an LSTM has none.
     """
     weights = shape.layers * _layer_weights(shape) + vocabulary * shape.hidden
-    return 6 * weights + 12 * shape.layers * shape.hidden * context
+    attention = 0 if isinstance(shape, Recurrent) else 12 * shape.layers * shape.hidden * context
+    return 6 * weights + attention
 
 
 def training_peak_bytes(
@@ -74,14 +77,16 @@ def training_peak_bytes(
     return 12 * total + max(moments)
 
 
-def disk_bytes(shape: Dimensions, vocabulary: int, *, tied: bool = True, bytes_per_weight: int = 4) -> dict[str, int]:
+def disk_bytes(shape: Shape, vocabulary: int, *, tied: bool = True, bytes_per_weight: int = 4) -> dict[str, int]:
     """Bytes of the saved `weights` and of a resumable `checkpoint` (weights and two fp32 moments), headers left out."""
     total = parameters(shape, vocabulary, tied=tied)["total"]
     return {"weights": bytes_per_weight * total, "checkpoint": (bytes_per_weight + 8) * total}
 
 
-def _layer_weights(shape: Dimensions) -> int:
-    """The weights of one layer that multiply: four projections of attention, three of SwiGLU."""
+def _layer_weights(shape: Shape) -> int:
+    """The weights of one layer that multiply: four projections of attention, three of SwiGLU; two for four gates."""
+    if isinstance(shape, Recurrent):
+        return 8 * shape.hidden**2
     return 4 * shape.hidden**2 + 3 * shape.hidden * shape.intermediate
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks import catalogue, code, steps, workers
 from tasks.artifacts import Artifact, Checkpoint, Dataset
 from tasks.errors import SourceError, TrainingDivergedError
+from tasks.pretrain import require_decoder
 from tasks.rival import FIGURES, ITEMS
 from tasks.rows import read
 from tasks.settings import Execution
@@ -72,12 +73,14 @@ def evaluate_model(
 def find_model(reference: str) -> Checkpoint:
     """A model by `stage/name` (its newest), the absolute folder of its step, or as `models:/NAME/VERSION`.
 
-    Raises StoreError or RegistryError where there is none.
+    Raises StoreError or RegistryError where there is none, UsageError where it cannot answer.
     """
     stage, _, name = reference.partition("/")
     if stage == "models:":
         return catalogue.checkpoint(catalogue.resolve(name))
-    return steps.load(Path(reference), Checkpoint) if not stage else steps.find("latest", stage, Checkpoint, name=name)
+    found = steps.load(Path(reference), Checkpoint) if not stage else steps.find("latest", stage, Checkpoint, name=name)
+    require_decoder(found.summary.get("family", "llama"))
+    return found
 
 
 def items(dataset: Path, recipe: EvaluationRecipe) -> list[dict[str, Any]]:

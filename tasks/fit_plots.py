@@ -192,7 +192,7 @@ def budgets(runs: Columns) -> list[np.ndarray]:
 
 
 def frontier(predict: Predict, compute: np.ndarray, runs: Columns) -> dict[str, np.ndarray]:
-    """The N and D that the law likes best for each budget C = 6 N D, and their loss L; each of shape (budgets,).
+    """The N and D that the law likes best for each budget C, and their loss L; each of shape (budgets,).
 
     Searched on a grid of sizes, so that it serves a law of any form.
     """
@@ -201,7 +201,7 @@ def frontier(predict: Predict, compute: np.ndarray, runs: Columns) -> dict[str, 
     rows = np.arange(len(compute))
     for _ in range(2):
         sizes = np.exp(np.linspace(low, high, PLACES, axis=1))
-        tokens = compute[:, None] / (6 * sizes)
+        tokens = compute[:, None] / per_token(runs, sizes)
         losses = predict(filled(runs, sizes.ravel(), tokens.ravel())).reshape(sizes.shape)
         best = np.argmin(np.where(np.isfinite(losses), losses, np.inf), axis=1)
         low, high = (np.log(sizes[rows, np.clip(best + step, 0, PLACES - 1)]) for step in (-1, 1))
@@ -211,7 +211,15 @@ def frontier(predict: Predict, compute: np.ndarray, runs: Columns) -> dict[str, 
 def filled(runs: Columns, n: np.ndarray, d: np.ndarray) -> dict[str, np.ndarray]:
     """Columns for runs that nobody made: what is neither N, D nor C stays at the runs' median, all tokens are new."""
     rest = {symbol: np.full_like(n, np.median(column)) for symbol, column in runs.items() if symbol.startswith("P")}
-    return {**rest, "N": n, "D": d, "C": 6 * n * d, "U": d}
+    return {**rest, "N": n, "D": d, "C": per_token(runs, n) * d, "U": d}
+
+
+def per_token(runs: Columns, n: np.ndarray) -> np.ndarray:
+    """Training FLOPs per token of a size: 6 N times what the runs' own FLOPs are to 6 N D, between their sizes."""
+    sizes, places = np.unique(runs["N"], return_inverse=True)
+    ratios = np.log(runs["C"] / (6 * runs["N"] * runs["D"]))
+    means = np.bincount(places, ratios) / np.bincount(places)
+    return 6 * n * np.exp(np.interp(np.log(n), np.log(sizes), means))
 
 
 def _slice(axes: "Axes", runs: Columns, group: np.ndarray, predict: Predict, centre: float, colour: Any) -> None:
@@ -219,7 +227,7 @@ def _slice(axes: "Axes", runs: Columns, group: np.ndarray, predict: Predict, cen
     n, loss = runs["N"][group], runs["L"][group]
     reach = _spaced(n, 1.05)
     axes.plot(n, loss, "o", color=colour, ms=4, mew=0)
-    axes.plot(reach, predict(filled(runs, reach, centre / (6 * reach))), color=colour, lw=1.1, ls=":")
+    axes.plot(reach, predict(filled(runs, reach, centre / per_token(runs, reach))), color=colour, lw=1.1, ls=":")
     middle = np.log(n).mean()
     curve = np.polynomial.Polynomial.fit(np.log(n) - middle, loss, 2).convert()
     if curve.coef[-1] <= 0:

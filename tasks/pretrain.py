@@ -9,7 +9,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks import pages, steps, workers
+from models.architectures import Family
+from tasks import forecasts, pages, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
@@ -36,6 +37,7 @@ class PretrainRecipe(BaseModel):
         0, ge=0, le=256, description="The dial: width 32 * size, depth and heads follow. 0: what the fit picked."
     )
     tokens: int = Field(0, ge=0, description="Training tokens. 0: what the fit picked.")
+    family: Family = Field("llama", description="The decoder, or an LSTM to compare it with.")
     mixture: dict[str, float] = Field(
         {"encyclopaedia": 0.8, "dialogue": 0.1, "speeches": 0.1},
         description="Share of each domain in the tokens; domains that the data lacks are left out.",
@@ -70,16 +72,20 @@ def step(recipe: PretrainRecipe, tokenizer: str, forecast: str) -> steps.Step:
 def pretrain_model(
     tokenizer: Tokenizer, forecast: Forecast | None, recipe: PretrainRecipe, execution: Execution
 ) -> Checkpoint:
-    """Trains at the size and token count of the forecast; its loss is compared with the forecast's interval."""
+    """Trains at the size and token count of the forecast, which is registered before and scored after it."""
     this = step(recipe, tokenizer.key, forecast.key if forecast else "")
+    as_forecast = forecast is not None and not recipe.size and not recipe.tokens
+    if forecast is not None and as_forecast:
+        forecasts.register(this, forecast)
 
     def build(folder: Path) -> dict[str, Any]:
         _warn_of_missing(recipe.mixture, tokenizer)
         figures = train(this, tokenizer, folder, resolved(recipe, forecast), execution)
-        as_forecast = forecast is not None and not recipe.size and not recipe.tokens
         return {**figures, **(_scored(figures["loss"], forecast) if as_forecast else {})}
 
     made = steps.materialise(this, Checkpoint, build, resumable=True)
+    if as_forecast:
+        forecasts.score(made)
     pages.show_scored(made)
     return made
 
@@ -149,6 +155,15 @@ def _scored(loss: float, forecast: Forecast | None) -> dict[str, Any]:
     return {"forecast": {**expected, "error": loss - expected["loss"], "inside": inside}}
 
 
+def require_decoder(family: str) -> None:
+    """Raises UsageError for a model that later stages cannot use: an LSTM has no LoRA targets and generates nothing."""
+    if family != "llama":
+        raise UsageError(
+            f"the model's family is {family}, which is for sweeps and pre-training alone: fine-tuning and what follows "
+            "it needs a decoder (pretrain.family=llama)"
+        )
+
+
 def resolved(recipe: PretrainRecipe, forecast: Forecast | None) -> PretrainRecipe:
     """The recipe with size and tokens filled in. Raises UsageError where neither recipe nor forecast gives them."""
     picked = forecast.summary if forecast else {}
@@ -197,7 +212,7 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, star
     if start:
         model = AutoModelForCausalLM.from_pretrained(start, attn_implementation="eager", dtype="float32")
     else:
-        model = fresh_model(recipe.size, tokenizer, seed=recipe.seed)
+        model = fresh_model(recipe.size, tokenizer, seed=recipe.seed, family=recipe.family)
     before = {"loss_before": _loss(model, windows["validation"])} if start else {}
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
     steps_ = max(1, len(windows["train"]) // recipe.batch)
@@ -222,6 +237,7 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, star
         **baselines,
         **before,
         "loss": loss,
+        "family": recipe.family,
         "size": recipe.size,
         "tokens": steps_ * recipe.batch * recipe.context,
         "parameters": sum(p.numel() for p in model.parameters()),

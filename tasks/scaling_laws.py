@@ -2,22 +2,25 @@
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks import pages, pretrain, steps, workers
+from models.architectures import Family, shape_of
+from models.memory import flops_per_token
+from tasks import pages, pretrain, steps, sweep_fit, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
+from tasks.errors import UsageError
 from tasks.pretrain import PretrainRecipe
 from tasks.settings import Execution
 
-# Hoffmann et al. take 1e-3 for hundreds of runs. With a dozen that is a least-absolute fit, which passes exactly
-# through as many runs as there are coefficients, so here it is the size of the noise between runs.
-DELTA = 0.01
-LEAST_RUNS = 5  # as many as L = E + A/N^alpha + B/D^beta has coefficients
+LEAST_RUNS = 5  # for each family: as many as L = E + A/N^alpha + B/D^beta has coefficients
+
+Size = Annotated[int, Field(ge=1, le=256)]
 
 
 class ScalingRecipe(BaseModel):
@@ -25,19 +28,45 @@ class ScalingRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sizes: tuple[int, ...] = Field((2, 3, 4), description="Dial settings of the small runs.")
-    tokens: tuple[int, ...] = Field(
-        (40_000, 80_000, 160_000), description="Tokens of the small runs; every size takes each."
+    design: Literal["grid", "isoflop"] = Field(
+        "grid", description="grid: every size takes each of `tokens`. isoflop: every size spends each of `budgets`."
     )
-    candidates: tuple[int, ...] = Field((4, 5, 6, 8), description="Dial settings that the main run may take.")
+    families: tuple[Family, ...] = Field(("llama",), description="Which models are swept: llama, lstm, or both.")
+    sizes: tuple[Size, ...] = Field((2, 3, 4), description="Dial settings of the small runs.")
+    tokens: tuple[int, ...] = Field(
+        (40_000, 80_000, 160_000), description="Tokens of the small runs of a grid; every size takes each."
+    )
+    budgets: tuple[float, ...] = Field(
+        (), description="Training FLOPs of each small run of an isoflop sweep; its tokens are what they buy."
+    )
+    candidates: tuple[Size, ...] = Field((4, 5, 6, 8), description="Dial settings that the main run may take.")
     compute: float = Field(3.6e12, gt=0, description="Budget of the main run in training FLOPs.")
+    most: float = Field(0, ge=0, description="The most training FLOPs that the whole sweep may take. 0: no limit.")
     draws: int = Field(500, ge=100, le=20_000, description="Bootstrap draws of the forecast's interval.")
+
+    @property
+    def axis(self) -> str:
+        """The field that says how long the runs are."""
+        return "tokens" if self.design == "grid" else "budgets"
+
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        return self.tokens if self.design == "grid" else self.budgets
 
     @model_validator(mode="after")
     def _fixes_the_law(self) -> "ScalingRecipe":
-        runs = len(set(self.sizes)) * len(set(self.tokens))
+        for name in ("families", "sizes", self.axis):
+            _refuse_twice(name, getattr(self, name))
+        if not self.families:
+            raise ValueError("families names none: give llama, lstm or both")
+        runs = len(self.sizes) * len(self.lengths)
         if runs < LEAST_RUNS:
-            raise ValueError(f"sizes and tokens give {runs} runs, the law has {LEAST_RUNS} coefficients: add some")
+            raise ValueError(f"sizes and {self.axis} give {runs} runs, the law has {LEAST_RUNS} coefficients: add some")
+        for name, values in (("sizes", self.sizes), (self.axis, self.lengths)):
+            if len(values) < 2:
+                raise ValueError(f"{name} has one value, {values[0]}: a law in N and D needs two or more of each")
+        if min(self.lengths) <= 0:
+            raise ValueError(f"{self.axis} holds {min(self.lengths)}: each must be above 0")
         return self
 
 
@@ -48,21 +77,81 @@ class FitRecipe(BaseModel):
 
     scaling: ScalingRecipe
     context: int
+    family: Family
 
 
-def point_steps(recipe: ScalingRecipe, base: PretrainRecipe, tokenizer: str) -> list[steps.Step]:
-    """One step per size and token count: the pre-training recipe with both filled in."""
+class Point(NamedTuple):
+    """A run of the sweep as planned, and the training FLOPs that it takes."""
+
+    family: Family
+    size: int
+    tokens: int
+    flops: float
+
+    @property
+    def name(self) -> str:
+        prefix = "" if self.family == "llama" else f"{self.family}-"
+        return f"{prefix}{self.size}x{self.tokens}"
+
+
+def points(recipe: ScalingRecipe, base: PretrainRecipe, vocabulary: int) -> list[Point]:
+    """The runs by family, size and length.
+
+    Raises UsageError where a run is shorter than one batch, the sweep dearer than `most`, or the family of the main
+    run is not among those swept.
+    """
+    if base.family not in recipe.families:
+        raise UsageError(
+            f"pretrain.family is {base.family}, and the sweep trains {', '.join(recipe.families)}: add it to `families`"
+        )
+    batch = base.batch * base.context
+    planned = []
+    for family, size, length in product(recipe.families, recipe.sizes, recipe.lengths):
+        each = flops_per_token(shape_of(size, family), vocabulary, base.context)
+        # what a budget buys in whole batches: no run takes part of one
+        tokens = int(length) if recipe.design == "grid" else int(length / each / batch) * batch
+        if tokens < batch:
+            bought = int(length / each) if recipe.design == "isoflop" else tokens
+            raise UsageError(
+                f"size {size} ({family}) with {length:,.6g} of `{recipe.axis}` trains {bought:,} tokens, and one batch "
+                f"holds {batch:,} ({base.batch} windows of {base.context}): raise it, or leave the size out"
+            )
+        planned.append(Point(family, size, tokens, float(each * (tokens // batch) * batch)))
+    _refuse_dear(planned, recipe)
+    return planned
+
+
+def _refuse_dear(planned: Sequence[Point], recipe: ScalingRecipe) -> None:
+    total = sum(point.flops for point in planned)
+    if recipe.most and total > recipe.most:
+        largest = max(planned, key=lambda point: point.flops)
+        raise UsageError(
+            f"the sweep's {len(planned)} runs take {total:.3g} training FLOPs, and `most` allows {recipe.most:.3g}: "
+            f"lower `{recipe.axis}`, or take out some of `sizes` or `families` (the dearest run, {largest.name}, takes "
+            f"{largest.flops:.3g})"
+        )
+
+
+def _refuse_twice(name: str, values: Sequence[object]) -> None:
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise ValueError(f"{name} names {twice[0]} {values.count(twice[0])} times: a run counts once")
+
+
+def point_steps(recipe: ScalingRecipe, base: PretrainRecipe, tokenizer: str, vocabulary: int) -> list[steps.Step]:
+    """One step for each run: the pre-training recipe with family, size and tokens filled in. Raises UsageError."""
     return [
         steps.Step(
             stage="scaling",
-            name=f"{size}x{tokens}",
-            recipe=base.model_copy(update={"size": size, "tokens": tokens, "evaluations": 0}),
+            name=point.name,
+            recipe=base.model_copy(
+                update={"family": point.family, "size": point.size, "tokens": point.tokens, "evaluations": 0}
+            ),
             inputs={"tokenizer": tokenizer},
             libraries=pretrain.LIBRARIES,
             modules=pretrain.MODULES,
         )
-        for size in recipe.sizes
-        for tokens in recipe.tokens
+        for point in points(recipe, base, vocabulary)
     ]
 
 
@@ -73,10 +162,12 @@ def work(point: steps.Step) -> float:
 
 
 def fit_step(recipe: ScalingRecipe, base: PretrainRecipe, points: Sequence[str]) -> steps.Step:
+    """What the sweep was allowed to cost decides nothing, so `most` is left out."""
+    decisive = recipe.model_copy(update={"most": 0.0})
     return steps.Step(
-        stage="scaling", name="fit", recipe=FitRecipe(scaling=recipe, context=base.context),
+        stage="scaling", name="fit", recipe=FitRecipe(scaling=decisive, context=base.context, family=base.family),
         inputs={f"run-{number}": key for number, key in enumerate(points)},
-        libraries=("numpy",), modules=("models.scaling_laws", "models.memory"),
+        libraries=("numpy", "scipy"), modules=("tasks.sweep_fit",),
     )  # fmt: skip
 
 
@@ -96,55 +187,18 @@ def train_point(tokenizer: Tokenizer, this: steps.Step, execution: Execution) ->
 def fit_and_forecast(
     points: Sequence[Checkpoint], tokenizer: Tokenizer, recipe: ScalingRecipe, base: PretrainRecipe
 ) -> Forecast:
-    """`fit.json`: the runs, the law, the size and tokens it picks for the budget, and the loss it forecasts."""
+    """`fit.json`: the runs, each family's law, what it picks for the budget and forecasts. `runs.csv`: the runs."""
     this = fit_step(recipe, base, [point.key for point in points])
+    vocabulary = tokenizer.summary["vocabulary"]
+    asked = sweep_fit.Question(recipe.candidates, recipe.compute, recipe.draws, vocabulary, base.context)
 
     def build(folder: Path) -> dict[str, Any]:
-        runs = [{name: point.summary[name] for name in ("size", "parameters", "tokens", "loss")} for point in points]
-        fitted = forecast(runs, recipe, vocabulary=tokenizer.summary["vocabulary"], context=base.context)
+        runs = [sweep_fit.record(point.summary, vocabulary, base.context) for point in points]
+        fitted = sweep_fit.fit_families(runs, asked, main=base.family, pictures=folder / "log")
         (folder / "fit.json").write_text(json.dumps(fitted, indent=1) + "\n")
-        return {
-            **fitted["optimum"],
-            **fitted["coefficients"],
-            "low": fitted["forecast"]["low"],
-            "high": fitted["forecast"]["high"],
-        }
+        sweep_fit.write_runs(folder / "runs.csv", runs)
+        return sweep_fit.summarised(fitted, runs)
 
-    made = steps.materialise(this, Forecast, build)
+    made = steps.materialise(this, Forecast, build, files=("fit.json", "runs.csv"))
     pages.show_forecast(made)
     return made
-
-
-def forecast(runs: Sequence[dict[str, Any]], recipe: ScalingRecipe, *, vocabulary: int, context: int) -> dict[str, Any]:
-    """Fits the law to the runs and picks the candidate with the lowest predicted loss for the budget."""
-    import numpy as np
-
-    from models.architectures import dimensions
-    from models.estimators import huber
-    from models.memory import flops_per_token, parameters
-    from models.scaling_laws import fit
-
-    columns = {"N": "parameters", "D": "tokens", "L": "loss"}
-    law = fit(
-        {symbol: np.array([run[name] for run in runs], np.float64) for symbol, name in columns.items()},
-        estimator=huber(DELTA), prior=True,
-    )  # fmt: skip
-    shapes = [dimensions(size) for size in recipe.candidates]
-    options = [
-        (parameters(shape, vocabulary)["total"], flops_per_token(shape, vocabulary, context)) for shape in shapes
-    ]
-    best, optimum = law.optimum_over(options, recipe.compute)
-    draws = law.bootstrap(recipe.draws, kind="parametric")
-    main = {"N": np.array([optimum.parameters]), "D": np.array([optimum.tokens])}
-    low, high = draws.interval(draws.new_runs(main)[:, 0])
-    return {
-        "runs": [{"N": r["parameters"], "D": r["tokens"], "size": r["size"], "loss": r["loss"]} for r in runs],
-        "law": law.law, "estimator": law.estimator, "coefficients": law.coefficients,
-        "objective": law.objective, "noise": law.noise, "warnings": list(law.warnings),
-        "convention": "N counts every parameter, the tied embedding once",
-        "optimum": {
-            "size": recipe.candidates[best], "parameters": round(optimum.parameters), "tokens": round(optimum.tokens),
-            "compute": recipe.compute, "loss": optimum.loss,
-        },
-        "forecast": {"loss": optimum.loss, "low": low, "high": high},
-    }  # fmt: skip

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,6 +19,7 @@ OFFLINE: Mapping[str, str] = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GX_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 # libgomp's default spinning slows two torch threads beside any other busy process up to 19 times;
@@ -34,6 +36,18 @@ class Execution(BaseModel):
     processes: int = Field(2, ge=1, le=64, description="Independent training runs at once, one thread each on a CPU.")
     commit: bool = Field(False, description="Commit data.dvc to git when the data stage moves it, and nothing else.")
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto takes a GPU where there is one.")
+    runner: Literal["threads", "ray"] = Field(
+        "threads", description="Where a sweep's runs are started: in this machine's processes, or by Ray."
+    )
+    ray_address: str = Field(
+        "", description="Of a Ray cluster, as in ray://head:10001. Empty: a Ray of this machine alone, for the sweep."
+    )
+
+    @model_validator(mode="after")
+    def _address_is_used(self) -> "Execution":
+        if self.ray_address and self.runner != "ray":
+            raise ValueError(f"ray_address is {self.ray_address} and runner {self.runner}: set runner to ray as well")
+        return self
 
     @property
     def threads_each(self) -> int:

@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -120,12 +120,16 @@ def status(step: Step) -> Status:
     return Status(True, "nothing that decides it has changed", manifest)
 
 
-def materialise(step: Step, kind: type[A], build: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False) -> A:
+def materialise(
+    step: Step, kind: type[A], build: Callable[[Path], Mapping[str, Any]], *,
+    resumable: bool = False, files: Sequence[str] = (),
+) -> A:  # fmt: skip
     """Returns the step's artifact, building it first where the store does not hold it intact.
 
-    `build(folder)` writes below `folder` and returns the summary; both are recorded as an MLflow run. With
-    `resumable`, a folder left by a killed build is handed to it again as it was. A second process that wants the same
-    step waits for the first. Raises StoreError when the store cannot be written, and whatever `build` raises.
+    `build(folder)` writes below `folder` and returns the summary; both are recorded as an MLflow run, which also keeps
+    the `files` of the folder. With `resumable`, a folder left by a killed build is handed to it again as it was. A
+    second process that wants the same step waits for the first. Raises StoreError when the store cannot be written, and
+    whatever `build` raises.
     """
     with _writable(step), _lock(step):
         found = status(step)
@@ -141,6 +145,7 @@ def materialise(step: Step, kind: type[A], build: Callable[[Path], Mapping[str, 
         with _recorded(step) as run:
             summary = dict(build(step.partial))
             run.log(summary, step.partial)
+            tracking.log_files(run.id, [step.partial / name for name in files])
             _record_data(step, run.id)
         manifest = _finish(step, summary, run.id, time.time() - started)
         if kind is Dataset:
@@ -192,7 +197,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def _recorded(step: Step) -> AbstractContextManager[tracking.Run]:
     identity = step.identity
-    tags = {"evergreen.inputs": json.dumps(identity["inputs"]), "evergreen.code": digest_of(identity["code"])[:16]}
+    digests = {name: digest_of(identity[name])[:16] for name in ("inputs", "code")}
+    tags = {
+        "evergreen.inputs": json.dumps(identity["inputs"]),
+        "evergreen.inputs_digest": digests["inputs"],
+        "evergreen.code": digests["code"],
+    }
     return tracking.run(stage=step.stage, name=step.name, key=step.key, params=identity["recipe"], tags=tags)
 
 

@@ -51,6 +51,17 @@ class Run:
         log_files(self.id, sorted((folder / "log").glob("*.png")), under="plots")
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A run of the store as it is now; `started` in milliseconds since 1970."""
+
+    id: str
+    started: int
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
 def uri() -> str:
     """`$MLFLOW_TRACKING_URI`, by default a SQLite file in the home."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
@@ -127,6 +138,30 @@ def latest_run(key: str) -> str | None:
         return None
     found = client().search_runs([experiment()], f"tags.`{KEY}` = '{key}'", max_results=1)
     return found[0].info.run_id if found else None
+
+
+def tagged(tag: str, value: str) -> list[Recorded]:
+    """The runs that carry a tag, newest first."""
+    store, where = client(), experiment()
+    found: list[Recorded] = []
+    token = None
+    with reachable():
+        while True:
+            page = store.search_runs([where], f"tags.`{tag}` = '{value}'", page_token=token)
+            found += [
+                Recorded(each.info.run_id, each.info.start_time, each.data.params, each.data.metrics, each.data.tags)
+                for each in page
+            ]
+            token = page.token
+            if not token:
+                return found
+
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    store = client()
+    with reachable():
+        for name, value in tags.items():
+            store.set_tag(run_id, name, value)
 
 
 def numbers(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -157,6 +157,14 @@ def test_models_of_an_empty_home(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert not (tmp_path / "home").exists(), "looking must not make anything"
 
 
+def test_forecasts_of_an_empty_home(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["forecasts"]) == 0
+    assert capsys.readouterr().out.startswith("no forecast is registered yet")
+    assert cli.main(["forecasts", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["forecasts"] == [] and found["summary"]["scored"] == 0
+
+
 def test_the_table_of_models() -> None:
     row = {"name": "glosses", "version": "3", "aliases": ["champion"], "verdict": "promoted", "parameters": 1500}
     rows = [row | {"metrics": {"rougeL": 0.25}}, row | {"aliases": [], "parameters": None, "metrics": {}}]
