@@ -2,9 +2,11 @@
 
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from urllib.parse import urlsplit
 
 from tasks import steps, tracking
 from tasks.artifacts import Checkpoint
@@ -31,14 +33,30 @@ def runner(execution: Execution) -> Any:
             f"execution.runner is ray, and prefect-ray is not installed ({error}): pip install 'evergreen[ray]', "
             "or leave execution.runner at threads"
         ) from None
+    if execution.ray_address:
+        _require_answer(execution.ray_address)
     logger.info("the runs are handed to %s", execution.ray_address or "a Ray of this machine")
     if execution.ray_address:
-        return RayTaskRunner(address=execution.ray_address, init_kwargs={"runtime_env": {"env_vars": environment()}})
+        given: dict[str, Any] = {"runtime_env": {"env_vars": environment()}, "log_to_driver": False}
+        return RayTaskRunner(address=execution.ray_address, init_kwargs=given)
     return RayTaskRunner(init_kwargs={
         "address": "local",  # never one that happens to run here
         "num_cpus": execution.processes * execution.threads_each, "include_dashboard": False,
         "object_store_memory": OBJECT_STORE, "log_to_driver": False, "configure_logging": False,
     })  # fmt: skip
+
+
+def _require_answer(address: str) -> None:
+    """Raises UsageError for what is no address, and where nobody listens; Ray itself would try for half a minute."""
+    found = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        place = found.hostname or "", found.port or 0
+        socket.create_connection(place, timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at execution.ray_address {address} ({error}): give ray://HOST:PORT of its head "
+            "(`ray start --head` prints it), or leave it empty for a Ray of this machine"
+        ) from None
 
 
 def share(execution: Execution) -> AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,18 @@ def test_an_address_needs_ray_and_ray_needs_its_package(monkeypatch: pytest.Monk
         cluster.runner(Execution(runner="ray"))
 
 
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:9", "127.0.0.1:9", "nonsense", "ray://127.0.0.1:many"])
+def test_a_cluster_that_does_not_answer_is_named_at_once(address: str) -> None:
+    with pytest.raises(UsageError, match=f"no Ray cluster answers at execution.ray_address {address}"):
+        cluster.runner(Execution(runner="ray", ray_address=address))
+
+
 def test_a_cluster_is_told_where_the_home_is(tmp_path: Path) -> None:
-    given = cluster.runner(Execution(runner="ray", ray_address="ray://head:10001"))
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"ray://127.0.0.1:{head.getsockname()[1]}"
+        given = cluster.runner(Execution(runner="ray", ray_address=address))
     variables = given.init_kwargs["runtime_env"]["env_vars"]
-    assert given.address == "ray://head:10001"
+    assert given.address == address
     assert variables["EVERGREEN_HOME"] == str(tmp_path / "home")
     assert variables["RAY_USAGE_STATS_ENABLED"] == "0"
 
