@@ -20,7 +20,11 @@ HEAVY = 1.0  # Cook's distance from which a run counts as deciding (Cook and Wei
 
 
 def examine(
-    problem: Problem, theta: np.ndarray, objective: float, ends: tuple[np.ndarray, np.ndarray]
+    problem: Problem,
+    theta: np.ndarray,
+    objective: float,
+    ends: tuple[np.ndarray, np.ndarray],
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`condition`, `flat`, `optima` and `influence` of a fit, ready for JSON."""
     tau, bend = robust_scale(problem, problem.at(theta[None]).residuals[0])
@@ -30,12 +34,12 @@ def examine(
         "condition": condition,
         "flat": flat,
         "optima": _optima(problem, objective, ends, curvature, tau),
-        "influence": influence(problem, theta, curvature, tau),
+        "influence": influence(problem, theta, curvature, tau, names),
     }
 
 
 def influence(
-    problem: Problem, theta: np.ndarray, curvature: np.ndarray, tau: float, *, most: int = 3
+    problem: Problem, theta: np.ndarray, curvature: np.ndarray, tau: float, names: Sequence[str] = (), *, most: int = 3
 ) -> list[dict[str, Any]]:
     """The runs without which the law would move most, one after the other: each beside those before it.
 
@@ -60,7 +64,8 @@ def influence(
         worst = int(distance.argmax())
         named = problem.law.named(without[worst], problem.frame)
         found.append(
-            {"run": int(candidates[worst]) + 1, "distance": float(distance[worst]),
+            {"run": int(candidates[worst]) + 1, "name": called(names, candidates[worst]),
+             "distance": float(distance[worst]),
              "coefficients": {name: float(value) for name, value in named.items()}}
         )  # fmt: skip
         kept, at = weights[worst], without[worst]
@@ -77,6 +82,11 @@ def warnings(problem: Problem, theta: np.ndarray, diagnostics: dict[str, Any], s
         *_influence(diagnostics["influence"]),
         *_shape(problem),
     )
+
+
+def called(names: Sequence[str], place: int) -> str:
+    """What a message calls the run at a place, counted from 0."""
+    return names[place] if names else f"run {place + 1}"
 
 
 def _flat(
@@ -171,7 +181,7 @@ def _influence(found: Sequence[dict[str, Any]]) -> list[str]:
     if not found or found[0]["distance"] < HEAVY:
         return []
     shown = ", ".join(f"{name} = {value:.4g}" for name, value in found[0]["coefficients"].items())
-    return [f"run {found[0]['run']} decides the fit (Cook's distance {found[0]['distance']:.1f}); without it {shown}"]
+    return [f"{found[0]['name']} decides the fit (Cook's distance {found[0]['distance']:.1f}); without it {shown}"]
 
 
 def _shape(problem: Problem) -> list[str]:

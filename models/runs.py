@@ -38,9 +38,16 @@ class Runs:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     dropped: tuple[str, ...] = field(default=())
+    place: str = "line"
 
     def __len__(self) -> int:
         return len(self.L)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Where each run stands in its table, with its name if it has one: line 7 (small)."""
+        called = (f" ({_printable(name)})" if name else "" for name in self.run or [""] * len(self.lines))
+        return tuple(f"{self.place} {line}{name}" for line, name in zip(self.lines, called, strict=True))
 
     def columns(self) -> dict[str, np.ndarray]:
         """The columns that there are, by symbol."""
@@ -96,7 +103,13 @@ def read(table: Table, how: Reading | None = None) -> Runs:
         notes=tuple(notes),
         warnings=tuple(warnings),
         dropped=dropped,
+        place=table.place,
     )
+
+
+def _printable(name: str) -> str:
+    short = name if len(name) <= 40 else name[:37] + "..."
+    return short if short.isprintable() else ascii(short)
 
 
 def _require(picked: Mapping[str, Column], how: Reading, headers: Sequence[str]) -> None:
