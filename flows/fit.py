@@ -37,7 +37,7 @@ def fit(options: argparse.Namespace) -> tuple[Any, Rows]:
     asked = _request(options)
     how = Reading(
         needed=law_fit.needed(options.law),
-        columns=_pairs("--column", options.column),
+        columns=_pairs("--column", options.column, ("run",)),
         units=_pairs("--unit", options.unit),
         count=options.count,
         drop_invalid=options.drop_invalid,
@@ -48,10 +48,9 @@ def fit(options: argparse.Namespace) -> tuple[Any, Rows]:
 
 def _fit_options(group: Any) -> None:
     group.add_argument("--law", metavar="NAME", default="chinchilla",
-                       help="its form, or best: the one that forecasts best (default: %(default)s)")  # fmt: skip
-    group.add_argument(
-        "--estimator", choices=ESTIMATORS, default="huber", help="what is minimised (default: %(default)s)"
-    )
+                       help="its form; best: the one that forecasts best; isoflop, envelope: the best N and D without "
+                            "a law (default: %(default)s)")  # fmt: skip
+    group.add_argument("--estimator", choices=ESTIMATORS, default="", help="what is minimised (default: huber)")
     group.add_argument("--delta", metavar="D", default="", help="where Huber's loss turns linear (default: 1e-3)")
     group.add_argument("--quantile", metavar="Q", default="", help="of --estimator quantile (default: 0.5)")
     group.add_argument("--prior", action="store_true", help="a weak prior on the exponents, for a dozen runs")
@@ -64,7 +63,7 @@ def _fit_options(group: Any) -> None:
 
 def _table_options(group: Any) -> None:
     group.add_argument("--column", metavar="SYMBOL=NAME", action="append", default=[],
-                       help="which column is L, N, D, C, U, epochs, Pw, Pa or Pkv; repeatable")  # fmt: skip
+                       help="which column is L, N, D, C, U, epochs, Pw, Pa, Pkv or run; repeatable")  # fmt: skip
     group.add_argument("--unit", metavar="SYMBOL=UNIT", action="append", default=[],
                        help="of a column, as in D=B, C=PF-days, L=bits; repeatable")  # fmt: skip
     group.add_argument("--count", choices=("total", "non-embedding"), default="",
@@ -93,13 +92,14 @@ def _request(options: argparse.Namespace) -> Any:
     from tasks.law_fit import Request
 
     compute, price, notes = _budget(options)
-    if options.delta and options.estimator != "huber":
+    _check_frontier(options)
+    if options.delta and options.estimator not in ("", "huber"):
         raise UsageError(f"--delta {options.delta} is of the estimator huber, not of {options.estimator}")
     if options.quantile and options.estimator != "quantile":
         raise UsageError(f"--quantile {options.quantile} needs --estimator quantile")
     return Request(
         law=options.law,
-        estimator=options.estimator,
+        estimator=options.estimator or "huber",
         delta=_amount("--delta", options.delta or "1e-3"),
         quantile=_amount("--quantile", options.quantile or "0.5"),
         prior=options.prior,
@@ -115,6 +115,17 @@ def _request(options: argparse.Namespace) -> Any:
         plots=Path(options.plots).expanduser() if options.plots else None,
         notes=notes,
     )
+
+
+def _check_frontier(options: argparse.Namespace) -> None:
+    from tasks.frontier_fit import APPROACHES
+
+    names = ("estimator", "delta", "quantile", "starts", "prior")
+    if options.law in APPROACHES and (given := [name for name in names if getattr(options, name)]):
+        raise UsageError(
+            f"{' and '.join(map(_option, given))} cannot be used with --law {options.law}, which takes least squares "
+            f"without starts: leave out {'it' if len(given) == 1 else 'them'}"
+        )
 
 
 def _budget(options: argparse.Namespace) -> tuple[float | None, Any, tuple[str, ...]]:
@@ -172,16 +183,16 @@ def _point(text: str) -> dict[str, float]:
     return {symbol: _amount(f"--predict {symbol}", value, symbol) for symbol, value in found.items()}
 
 
-def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:
+def _pairs(option: str, words: Sequence[str], more: Sequence[str] = ()) -> dict[str, str]:
     """SYMBOL=VALUE words by symbol, whose case does not matter."""
     from models.run_columns import MEANINGS
 
-    known = {symbol.lower(): symbol for symbol in MEANINGS}
+    known = {symbol.lower(): symbol for symbol in (*MEANINGS, *more)}
     found: dict[str, str] = {}
     for word in words:
         name, equals, value = (part.strip() for part in word.partition("="))
         if not equals or not value or name.lower() not in known:
-            raise UsageError(f"{option} {word!r} is no SYMBOL=VALUE; the symbols are {', '.join(MEANINGS)}")
+            raise UsageError(f"{option} {word!r} is no SYMBOL=VALUE; the symbols are {', '.join(known.values())}")
         if known[name.lower()] in found:
             raise UsageError(f"{option} gives {name} twice: {found[known[name.lower()]]!r} and {value!r}")
         found[known[name.lower()]] = value
@@ -219,11 +230,13 @@ def _option(name: str) -> str:
 
 def _laws() -> list[dict[str, Any]]:
     from models.laws import LAWS
+    from tasks.frontier_fit import APPROACHES
 
+    listed: dict[str, Any] = {**LAWS, **APPROACHES}
     return [
         {
             "law": name, "formula": law.formula, "source": law.source, "inputs": list(law.inputs),
             "coefficients": list(law.symbols),
         }
-        for name, law in LAWS.items()
+        for name, law in listed.items()
     ]  # fmt: skip

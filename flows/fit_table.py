@@ -14,13 +14,28 @@ TITLES = {
 }  # fmt: skip
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 HEAD = 11
+MOST_POINTS = 12  # of those that a frontier passes through
 
 
 def rows(found: Mapping[str, Any]) -> Rows:
     lines = [
         (_head("law"), f"{found['law']}: {found['formula']}"),
         (_head(""), found["source"]),
-        (_head("runs"), f"{found['n']}; {found['convention']}"),
+        (_head("runs"), f"{found['n']:,}; {found['convention']}"),
+    ]
+    lines += _frontier(found) if "points" in found else _law(found)
+    lines += [(_head("warning"), text) for text in found["warnings"]]
+    lines += _comparison(found.get("comparison", ()))
+    lines += _plans(found)
+    lines += [(_head("left out"), text) for text in found["dropped"][:5]]
+    if len(found["dropped"]) > 5:
+        lines.append((_head(""), f"and {len(found['dropped']) - 5} more"))
+    lines += [(_head("note"), text) for text in found["notes"]]
+    return lines + [(_head("picture"), path) for path in found["plots"]]
+
+
+def _law(found: Mapping[str, Any]) -> Rows:
+    lines = [
         (_head("minimised"), f"{found['estimator']}, which is {found['objective']:.6g}"),
         ("", ""),
         (_head(""), f"{'fitted':<14}{'95% by resampling':<26}95% by profile"),
@@ -28,15 +43,26 @@ def rows(found: Mapping[str, Any]) -> Rows:
     for name, value in found["coefficients"].items():
         ranges = f"{_range(*found['intervals'][name]):<26}{_range(*found['profile_intervals'][name])}"
         lines.append((f"  {name:<9}", f"{_plain(value):<14}{ranges}".rstrip()))
-    lines += [("", ""), *_health(found)]
-    lines += [(_head("warning"), text) for text in found["warnings"]]
-    lines += _comparison(found["comparison"])
-    lines += _plans(found)
-    lines += [(_head("left out"), text) for text in found["dropped"][:5]]
-    if len(found["dropped"]) > 5:
-        lines.append((_head(""), f"and {len(found['dropped']) - 5} more"))
-    lines += [(_head("note"), text) for text in found["notes"]]
-    return lines + [(_head("picture"), path) for path in found["plots"]]
+    return [*lines, ("", ""), *_health(found)]
+
+
+def _frontier(found: Mapping[str, Any]) -> Rows:
+    """The power laws of the best N and D, and the points that they pass through."""
+    way, points = found["bootstrap"], found["points"]
+    how = "runs drawn again" if way["kind"] == "runs" else "noise drawn again"
+    lines = [(_head("minimised"), found["estimator"]), ("", ""), (_head(""), f"{'fitted':<14}95% by resampling")]
+    for name, value in found["coefficients"].items():
+        lines.append((f"  {name:<9}", f"{_plain(value):<14}{_interval(*found['intervals'][name])}"))
+    lines += [("", ""), (_head("points"), f"{'FLOPs':<14}{'parameters':<14}{'tokens':<14}{'loss':<10}runs")]
+    shown = points if len(points) <= MOST_POINTS else [points[at * (len(points) - 1) // (MOST_POINTS - 1)]
+                                                       for at in range(MOST_POINTS)]  # fmt: skip
+    for point in shown:
+        n, d = (_amount(point[symbol]) for symbol in "ND")
+        lines.append((_head(""), f"{_flops(point['C']):<14}{n:<14}{d:<14}{point['loss']:<10.4g}{point['sizes']}"))
+    if len(shown) < len(points):
+        lines.append((_head(""), f"{len(shown)} of {len(points)} are shown; --json has all"))
+    said = f"intervals from {way['draws']:,} resamples ({how}, seed {way['seed']})"
+    return [*lines, ("", ""), (_head("fit"), said), (_head(""), f"{found['seconds']:.2g} s in all")]
 
 
 def laws(found: Sequence[Mapping[str, Any]]) -> Rows:
@@ -109,6 +135,8 @@ def _line(name: str, figure: Figure) -> tuple[str, str]:
     write = {"N": _amount, "D": _amount, "effective_D": _amount, "saving": _share}.get(name, _plain)
     value, low, high = (write(figure[key]) for key in ("value", "low", "high"))
     head = f"  {TITLES[name]:<23}"
+    if figure["low"] is None and figure["high"] is None:
+        return head, f"{value:<14}no interval"
     return head, f"{low} to {high}" if name == "one_run" else f"{value:<14}{low} to {high}" if low != high else value
 
 
@@ -129,6 +157,10 @@ def _beyond(plan: Mapping[str, Any]) -> Rows:
 
 def _head(word: str) -> str:
     return f"{word:<{HEAD}}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "no interval" if low is None or high is None else _range(low, high)
 
 
 def _range(low: float | None, high: float | None) -> str:

@@ -143,8 +143,10 @@ def no_loss(header: str) -> str:
     return next((f"{header!r} will not do: {why}" for key, why in NO_LOSS.items() if key in (name, plain)), "")
 
 
-def run_column(headers: Sequence[str]) -> str:
+def run_column(headers: Sequence[str], override: str = "") -> str:
     """The column that names the runs, or nothing."""
+    if override:
+        return _exact("run", override, headers)
     names = {squash(header): header for header in reversed(headers)}
     return next((names[name] for name in RUN_NAMES if name in names), "")
 
@@ -195,16 +197,21 @@ def _count_parameters(picked: dict[str, Column], count: str, named: bool, notes:
 def _overriding(symbol: str, name: str, headers: Sequence[str]) -> Column:
     if symbol not in MEANINGS:
         raise ValueError(f"{symbol!r} is no symbol of a column; there are {', '.join(MEANINGS)}")
+    header = _exact(symbol, name, headers)
+    own, behind = recognised(header), re.search(r"[(\[]([^)\]]*)[)\]]\s*$", header)
+    if own and own.symbol.split()[0] == symbol:
+        return own
+    unit = behind[1] if behind and _is_unit(symbol, behind[1]) else ""
+    return Column(header, symbol, 0, unit)
+
+
+def _exact(symbol: str, name: str, headers: Sequence[str]) -> str:
     exact = [header for header in headers if header == name] or [
         header for header in headers if squash(header) == squash(name)
     ]
     if not exact:
         raise ValueError(f"--column {symbol}={name}: no such column; the table has {', '.join(map(repr, headers))}")
-    own, behind = recognised(exact[0]), re.search(r"[(\[]([^)\]]*)[)\]]\s*$", exact[0])
-    if own and own.symbol.split()[0] == symbol:
-        return own
-    unit = behind[1] if behind and _is_unit(symbol, behind[1]) else ""
-    return Column(exact[0], symbol, 0, unit)
+    return exact[0]
 
 
 def _with_unit(header: str, name: str, unit: str) -> Column | None:

@@ -57,7 +57,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read a table: what is needed of it, and what the user said about its columns."""
+    """How to read a table: what is needed of it, and what the user said about its columns, by symbol or `run`."""
 
     needed: tuple[str, ...] = ("N", "D")
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -78,7 +78,8 @@ def read(table: Table, how: Reading | None = None) -> Runs:
             raise ValueError(
                 f"--unit {symbol}={how.units[symbol]}: there is no symbol {symbol!r}, only {', '.join(MEANINGS)}"
             )
-    picked, assumed = chosen(table.headers, ("L", *how.needed), how.columns, how.count)
+    words = {symbol: name for symbol, name in how.columns.items() if symbol != "run"}
+    picked, assumed = chosen(table.headers, ("L", *how.needed), words, how.count)
     _require(picked, how, table.headers)
     notes = list(assumed)
     factors = {symbol: _factor(symbol, column, how, notes) for symbol, column in picked.items()}
@@ -93,7 +94,7 @@ def read(table: Table, how: Reading | None = None) -> Runs:
             check_count(symbol, values, picked[symbol].header)
     warnings = odd(values, lines, table.place)
     _derive(values, notes)
-    names = run_column(table.headers)
+    names = run_column(table.headers, how.columns.get("run", ""))
     values.pop("epochs", None)
     return Runs(
         **values,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import law_plans
+from tasks import frontier_fit, law_plans
 from tasks.errors import UsageError
+from tasks.frontier_fit import APPROACHES
 from tasks.law_plans import PLANNED, completed
 
 if TYPE_CHECKING:
@@ -55,10 +56,13 @@ def needed(law: str) -> tuple[str, ...]:
     """The columns that a law takes beside the loss. Raises UsageError for a law that there is not."""
     from models.laws import named
 
+    if law in APPROACHES:
+        return ("N", "C")
     try:
         return ("N", "D") if law == BEST else named(law).inputs
     except ValueError as error:
-        raise UsageError(f"{error}; --law best takes the one that forecasts best") from None
+        others = f"{', '.join(APPROACHES)} find the best N and D without one"
+        raise UsageError(f"{error}; {others}, and --law best takes the one that forecasts best") from None
 
 
 def answer(runs: "Runs", asked: Request) -> dict[str, Any]:
@@ -69,7 +73,7 @@ def answer(runs: "Runs", asked: Request) -> dict[str, Any]:
     _require_folder(asked.plots)
     try:
         with np.errstate(all="ignore"):
-            found = _answer(runs, asked)
+            found = frontier_fit.answer(runs, asked) if asked.law in APPROACHES else _answer(runs, asked)
     except ValueError as error:
         raise UsageError(str(error)) from None
     found["seconds"] = time.perf_counter() - began

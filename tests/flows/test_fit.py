@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flows import cli
+from models.compute_optimal import optimum
 from models.laws import LAWS
 
 TRUE = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
@@ -118,6 +119,55 @@ def test_what_the_plans_answer(table: str, capsys: pytest.CaptureFixture[str]) -
     assert short["loss_unlimited"]["value"] < short["loss"]["value"] < short["loss_one_epoch"]["value"]
 
 
+def test_isoflop_parabolas(table: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = said(capsys, table, *FAST, "--law", "isoflop", "--compute", "5.76e23", "--plots", str(tmp_path))
+    assert (found["law"], found["n"], found["starts"], len(found["points"])) == ("isoflop", 60, None, 6)
+    assert set(found["coefficients"]) == {"a", "b", "k_N", "k_D"} and "parabola" in found["estimator"]
+    assert found["coefficients"]["a"] + found["coefficients"]["b"] == pytest.approx(1)
+    for name in ("N", "D", "tokens_per_parameter", "loss"):
+        figure = found["optimum"][name]
+        assert figure["low"] < figure["value"] < figure["high"]
+        assert found["intervals"][f"optimum.{name}"] == [figure["low"], figure["high"]]
+    true = optimum(TRUE, compute=5.76e23)
+    corrected = found["optimum"]["N"]["value"] / found["bias"]["N"]
+    assert corrected == pytest.approx(true["N"], rel=0.4)
+    assert found["optimum"]["loss"]["low"] < true["loss"] < found["optimum"]["loss"]["high"]
+    assert any("a loss is no parabola" in note for note in found["notes"])
+    assert found["plots"] == [str(tmp_path / "loss-by-compute.png")] and Path(found["plots"][0]).exists()
+    assert cli.main(["fit", table, *FAST, "--law", "isoflop", "--compute", "5.76e23"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_the_envelope_of_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["id,which,params,tokens,loss"]
+    for n in np.geomspace(1e7, 1e10, 12):
+        for d in np.geomspace(1e9, 1e12, 25):
+            loss = TRUE["E"] + TRUE["A"] * n ** -TRUE["alpha"] + TRUE["B"] * d ** -TRUE["beta"]
+            lines.append(f"{len(lines)},m{n:.0f},{n:.0f},{d:.0f},{loss:.6f}")
+    path = tmp_path / "curves.csv"
+    path.write_text("\n".join(lines))
+    found = said(capsys, str(path), *FAST, "--law", "envelope", "--column", "run=which", "--compute", "1e22")
+    assert found["coefficients"]["a"] == pytest.approx(TRUE["beta"] / (TRUE["alpha"] + TRUE["beta"]), abs=0.03)
+    assert found["optimum"]["N"]["value"] == pytest.approx(optimum(TRUE, compute=1e22)["N"], rel=0.3)
+    assert found["optimum"]["loss"]["value"] == pytest.approx(optimum(TRUE, compute=1e22)["loss"], rel=0.01)
+    assert found["optimum"]["loss"]["low"] is None
+    assert "each of the 300 rows is a run of its own" in refused(capsys, str(path), "--law", "envelope")
+    path.write_text("\n".join([*lines, lines[-1].replace("300,", "301,", 1).replace(lines[-1][-8:], "2.500000")]))
+    message = refused(capsys, str(path), "--law", "envelope", "--column", "run=which")
+    assert "line 302 (m10000000000) is at the same" in message and "line 301" in message
+
+
+def test_a_deciding_run_is_called_by_its_line_and_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["name,N,D,loss"]
+    for place, (n, d) in enumerate((n, d) for n in (1e8, 4e8, 16e8) for d in (2e9, 8e9, 32e9)):
+        loss = TRUE["E"] + TRUE["A"] * n ** -TRUE["alpha"] + TRUE["B"] * d ** -TRUE["beta"]
+        lines.append(f"small-{place},{n:.0f},{d:.0f},{loss * (1.2 if place == 5 else 1):.5f}")
+    (tmp_path / "runs.csv").write_text("\n".join(lines))
+    found = said(capsys, str(tmp_path / "runs.csv"), *FAST, "--estimator", "least-squares")
+    assert found["diagnostics"]["influence"][0]["name"] == "line 7 (small-5)"
+    assert any(each.startswith("line 7 (small-5) decides the fit") for each in found["warnings"])
+
+
 def test_the_law_that_forecasts_best(table: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = said(capsys, table, *FAST, "--law", "best")
     assert found["law"] == found["comparison"][0]["law"]
@@ -179,6 +229,10 @@ def test_the_words_about_columns_reach_the_table(
         (("--law", "data-constrained"), ("unique_tokens",)),
         (("--law", "kaplan-nd", "--compute", "1e21"), ("kaplan-nd", "--law chinchilla")),
         (("--target-loss", "1"), ("floor",)),
+        (("--law", "isoflop", "--target-loss", "2"), ("--target-loss", "--law chinchilla")),
+        (("--law", "isoflop", "--estimator", "lad", "--prior"), ("--estimator and --prior", "isoflop", "leave out")),
+        (("--law", "envelope"), ("no column names the runs", "--column run=NAME")),
+        (("--law", "envelope", "--column", "run=zz"), ("--column run=zz", "'val_loss'")),
         (("--target-loss", "-1"), ("--target-loss -1", "above 0")),
         (("--inference-tokens", "1T"), ("--target-loss",)),
         (("--unique-tokens", "1B"), ("--compute",)),
@@ -215,7 +269,7 @@ def test_too_few_runs_and_no_table(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_laws_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [each["law"] for each in said(capsys, "--laws")] == list(LAWS)
+    assert [each["law"] for each in said(capsys, "--laws")] == [*LAWS, "isoflop", "envelope"]
     assert cli.main(["fit", "--laws"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in LAWS)
