@@ -9,6 +9,8 @@ from flows import fit_table
 from tasks.errors import UsageError
 
 Rows = list[tuple[str, str]]
+MOST = 1e40  # of any amount, as in the table
+LEAST_DELTA = 1e-9  # below it Huber's loss is that of lad, and its arithmetic ends
 ESTIMATORS = ("huber", "lad", "least-squares", "quantile")
 
 
@@ -100,7 +102,7 @@ def _request(options: argparse.Namespace) -> Any:
     return Request(
         law=options.law,
         estimator=options.estimator or "huber",
-        delta=_amount("--delta", options.delta or "1e-3"),
+        delta=_delta(options.delta or "1e-3"),
         quantile=_amount("--quantile", options.quantile or "0.5"),
         prior=options.prior,
         draws=_whole("--bootstrap", options.bootstrap, 100, 1_000_000),
@@ -108,7 +110,7 @@ def _request(options: argparse.Namespace) -> Any:
         seed=_whole("--seed", options.seed, 0, 2**63),
         compute=compute,
         price=price,
-        target_loss=_amount("--target-loss", options.target_loss, "L") if options.target_loss else None,
+        target_loss=_loss(options.target_loss) if options.target_loss else None,
         inference_tokens=_tokens("--inference-tokens", options.inference_tokens),
         unique_tokens=_tokens("--unique-tokens", options.unique_tokens),
         predict=tuple(_point(text) for text in options.predict),
@@ -172,7 +174,8 @@ def _price(options: argparse.Namespace, given: Sequence[str]) -> Any:
         peak = peak_flops(options.peak)
     except ValueError as error:
         peak = _amount("--peak", options.peak, "C", str(error))
-    utilisation = _amount("--utilisation", options.utilisation)
+    else_ = f"{options.utilisation!r} is no share; give one as in 0.4"
+    utilisation = _amount("--utilisation", options.utilisation, "", else_)
     if utilisation > 1:
         raise UsageError(f"--utilisation {options.utilisation} is more than all of it; give a share, as in 0.4")
     return Price(peak, utilisation, _amount("--price", options.price) if options.price else None)
@@ -199,6 +202,25 @@ def _pairs(option: str, words: Sequence[str], more: Sequence[str] = ()) -> dict[
     return found
 
 
+def _delta(text: str) -> float:
+    value = _amount("--delta", text)
+    if value < LEAST_DELTA:
+        raise UsageError(f"--delta {text} is below {LEAST_DELTA:g}, where Huber's loss is --estimator lad: take that")
+    return value
+
+
+def _loss(text: str) -> float:
+    from models.run_checks import LARGEST_LOSS
+
+    value = _amount("--target-loss", text, "L")
+    if value > LARGEST_LOSS:
+        raise UsageError(
+            f"--target-loss {text} is more than guessing among 200,000 tokens costs ({LARGEST_LOSS} nats per token): "
+            "give a loss that a model can have, such as 2.2"
+        )
+    return value
+
+
 def _tokens(option: str, text: str) -> float | None:
     return _amount(option, text, "D") if text else None
 
@@ -215,6 +237,8 @@ def _amount(option: str, text: str, symbol: str = "", else_: str = "") -> float:
         raise UsageError(f"{option}: {else_ or error}") from None
     if not isfinite(value) or value <= 0:
         raise UsageError(f"{option} {text} must be above 0 and finite")
+    if value > MOST:
+        raise UsageError(f"{option} {text} is more than any run can have: give {MOST:g} or less")
     return value
 
 

@@ -76,13 +76,13 @@ def laws(found: Sequence[Mapping[str, Any]]) -> Rows:
 
 def _health(found: Mapping[str, Any]) -> Rows:
     share, way = found["starts_at_optimum"], found["bootstrap"]
-    how = "runs drawn again" if way["kind"] == "pairs" else "noise drawn again, as the runs are few"
+    how = "runs drawn again" if way["kind"] == "pairs" else "noise drawn again"
     return [
         (_head("fit"), f"a run lies {found['noise']:.2%} from the law (one standard deviation of ln L)"),
         (_head(""), f"{share:.0%} of {found['starts']} starts found this optimum, the best; "
                     f"{found['fit_seconds']:.2g} s"),
-        (_head(""), f"intervals from {way['draws']:,} resamples ({how}, seed {way['seed']}); {found['seconds']:.2g} s "
-                    "in all"),
+        (_head(""), f"intervals from {way['draws']:,} resamples ({how}, seed {way['seed']})"),
+        (_head(""), f"{found['seconds']:.2g} s in all"),
     ]  # fmt: skip
 
 
@@ -108,10 +108,12 @@ def _plans(found: Mapping[str, Any]) -> Rows:
             lines += _beyond(found[name])
     for point in found.get("predictions", ()):
         asked = ", ".join(
-            f"{name} = {_amount(value)}" for name, value in point.items() if not isinstance(value, Mapping)
+            f"{name} = {_amount(value)}"
+            for name, value in point.items()
+            if not isinstance(value, Mapping) and not name.endswith("_the_runs")
         )
         lines += [("", ""), (f"a run with {asked}", "")]
-        lines += [_line(name, point[name]) for name in ("loss", "one_run")]
+        lines += [*(_line(name, point[name]) for name in ("loss", "one_run")), *_outside(point)]
     return [*lines, ("", "")]
 
 
@@ -121,7 +123,7 @@ def _titles(found: Mapping[str, Any]) -> dict[str, str]:
     return {
         "exponents": "the best N and D of a budget",
         "optimum": f"for {_flops(optimum.get('C'))} FLOPs",
-        "cheapest": f"the cheapest with a loss of {cheapest.get('loss')}",
+        "cheapest": f"the cheapest with a loss of {cheapest.get('loss', 0):.6g}",
         "with_inference": f"with {_amount(served.get('inference_tokens'))} tokens to serve",
         "with_unique_data": f"with {_amount(unique.get('unique_tokens'))} unique tokens",
     }
@@ -145,13 +147,22 @@ def _beyond(plan: Mapping[str, Any]) -> Rows:
     if "gpu_hours" in plan:
         money = f", {plan['money']:,.4g} in money" if "money" in plan else ""
         lines.append((f"  {'takes':<23}", f"{plan['gpu_hours']:,.4g} accelerator hours{money}"))
-    if plan.get("beyond_the_runs", 0) > 1:
-        lines.append((f"  {'beyond the runs':<23}", f"{plan['beyond_the_runs']:,.3g} times the largest run's FLOPs"))
+    lines += _outside(plan)
     if "decay" in plan:
         lines.append((f"  {'worth of repetition':<23}", f"constants {plan['decay']}"))
     if "epochs_low" in plan:
         low, high = (_plain(plan[name]["value"]) for name in ("epochs_low", "epochs_high"))
         lines.append((f"  {'a flat valley':<23}", f"from {low} to {high} epochs the loss is within 0.1%"))
+    return lines
+
+
+def _outside(plan: Mapping[str, Any]) -> Rows:
+    """How far a plan lies beyond the runs, or below them."""
+    lines = []
+    for name, side, end in (("beyond_the_runs", "beyond", "the largest run's"), ("below_the_runs", "below", "below the "
+                                                                                 "smallest run's")):  # fmt: skip
+        if (plan.get(name) or 0) > 1:
+            lines.append((f"  {side + ' the runs':<23}", f"{plan[name]:,.3g} times {end} FLOPs"))
     return lines
 
 
@@ -183,6 +194,7 @@ def _amount(value: float | None) -> str:
     """A count for people: 1.4 B, 70 M."""
     if value is None:
         return "no limit"
+    value = float(f"{value:.3g}")  # or 999.7 B becomes 1e+03 B
     for scale, name in UNITS:
         if scale <= value < 1e15:
             return f"{value / scale:.3g} {name}"

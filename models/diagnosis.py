@@ -16,6 +16,7 @@ INFLUENCE_RUNS = 400  # runs that are left out one at a time, those with the lar
 OPTIMA = 5  # how many different ones are listed
 FACTORS = ("E", "ln A", "ln B", "ln a", "ln b")
 APART = 0.25  # squared distance, in standard deviations, of two ends that count as two optima
+FAR, FAR_AT_LEAST = 10, 0.05  # standard deviations, and ln L, from which a run does not belong
 HEAVY = 1.0  # Cook's distance from which a run counts as deciding (Cook and Weisberg 1982)
 
 
@@ -72,9 +73,12 @@ def influence(
     return found
 
 
-def warnings(problem: Problem, theta: np.ndarray, diagnostics: dict[str, Any], share: float) -> tuple[str, ...]:
+def warnings(
+    problem: Problem, theta: np.ndarray, diagnostics: dict[str, Any], share: float, names: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Sentences for a reader, the gravest first."""
     return (
+        *_far(problem, theta, names),
         *_bounds(problem, theta),
         *_weak(problem, theta),
         *_starts(diagnostics["optima"], share),
@@ -139,6 +143,24 @@ def _bounds(problem: Problem, theta: np.ndarray) -> list[str]:
         elif value <= least + 1e-9 or value >= most - 1e-9:
             found.append(f"{name} sits at its bound {value:.3g}: the runs do not fix it")
     return found
+
+
+def _far(problem: Problem, theta: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Runs that no noise of the others explains; a robust estimator hides what they do to everything else."""
+    residuals = problem.at(theta[None]).residuals[0]
+    if len(residuals) < 3 * len(theta):
+        return []
+    spread = 1.4826 * float(np.median(np.abs(residuals)))
+    far = np.flatnonzero(np.abs(residuals) > max(FAR * spread, FAR_AT_LEAST))
+    if not far.size:
+        return []
+    worst = far[np.abs(residuals[far]).argmax()]
+    others = f", and {far.size - 1} more likewise" if far.size > 1 else ""
+    side, times = ("above", -residuals[worst]) if residuals[worst] < 0 else ("below", residuals[worst])
+    return [
+        f"{called(names, worst)} lies {np.exp(times):.3g} times {side} the law, where most runs lie within "
+        f"{spread:.2%}{others}: a slip in the table, or a run that diverged"
+    ]
 
 
 def _weak(problem: Problem, theta: np.ndarray) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from models.quantities import plain, positive
 
+SHOWN = 3  # reasons of an error, at most
 NAMES = ("a", "b", "k_N", "k_D")
 
 
@@ -133,6 +134,6 @@ def logs(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.
 
 def enough(number: int, what: str, warnings: list[str], remedy: str) -> None:
     if number < 2:
-        raise ValueError(
-            f"{number} usable {what}, and a power law needs two; {remedy} ({'; '.join(warnings) or 'no more'})"
-        )
+        more = [f"and {len(warnings) - SHOWN} more"] if len(warnings) > SHOWN else []
+        why = "; ".join([*warnings[:SHOWN], *more]) or "no more"
+        raise ValueError(f"{number} usable {what}, and a power law needs two; {remedy} ({why})")

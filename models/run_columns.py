@@ -22,9 +22,10 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("trainloss", "trainingloss", "finaltrainloss", "finaltrainingloss", "losstrain", "smoothedtrainloss"),
     ),
     "N": (
-        ("n", "params", "param", "parameters", "nparams", "nparameters", "numparams", "numparameters", "paramcount",
-         "parametercount", "numberofparameters", "numberofparams", "modelparams", "modelparameters", "totalparams",
-         "totalparameters", "paramstotal", "parameterstotal", "nparamstotal", "ntotal", "totaln", "nparam", "numparam"),
+        ("n", "params", "param", "parameters", "parameter", "nparams", "nparameters", "numparams", "numparameters",
+         "paramcount", "parametercount", "numberofparameters", "numberofparams", "modelparams", "modelparameters",
+         "totalparams", "totalparameters", "paramstotal", "parameterstotal", "nparamstotal", "ntotal", "totaln",
+         "nparam", "numparam"),
         ("modelsize", "size", "trainableparams", "trainableparameters"),
     ),
     "N without embeddings": (
@@ -67,6 +68,7 @@ NO_LOSS = {
     "bitspercharacter": "bits per character are not per token: loss = bits * ln 2 * (characters per token)",
     "accuracy": "an accuracy is no loss; a scaling law of this kind needs the cross-entropy",
 }
+TRACKED = re.compile(r"^\s*(params|metrics|config|summary)[./](?=.)")  # MLflow's and W&B's before a name
 HELD_OUT = re.compile(r"^(final|best)?(val|eval|validation|evaluation|test|heldout|dev|train|training)")
 
 
@@ -81,7 +83,8 @@ class Column(NamedTuple):
 
 def recognised(header: str) -> Column | None:
     """What a header says, alone or with a unit before or behind: `tokens (B)`, `params_M`, `billion tokens`."""
-    words = re.findall(r"[a-z0-9]+", re.sub(r"10\s*\^\s*", "1e", _parted(header)))
+    bare = re.sub(TRACKED, "", header)
+    words = re.findall(r"[a-z0-9]+", re.sub(r"10\s*\^\s*", "1e", _parted(bare)))
     words = [word for word in words if word not in ("in", "x")]
     name = "".join(words)
     if name in _KNOWN:

@@ -87,7 +87,7 @@ class Fit:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know before the coefficients are used."""
-        return diagnosis.warnings(self.problem, self.theta, self.diagnostics, self.starts_at_optimum)
+        return diagnosis.warnings(self.problem, self.theta, self.diagnostics, self.starts_at_optimum, self.names)
 
     def bootstrap(self, draws: int = 4000, seed: int = 0, *, kind: str = "pairs") -> intervals.Draws:
         """Refits to resamples, each from the fitted coefficients.

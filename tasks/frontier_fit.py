@@ -1,6 +1,6 @@
 """The best N and D of a budget read off a table of runs: approaches 1 and 2 of Chinchilla, which need no law."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from models.scaling_laws import Fit
     from tasks.law_fit import Request
 
+SHOWN = 5  # budgets that were left out, by name
 CURVE = 4  # points at least: the loss of the best has three coefficients
 
 
@@ -67,7 +68,7 @@ def answer(runs: "Runs", asked: "Request") -> dict[str, Any]:
         "coefficients": frontier.coefficients, "intervals": dict(frontier.intervals),
         "starts": None, "bootstrap": {"draws": asked.draws, "kind": approach.bootstrap, "seed": asked.seed},
         "points": [point._asdict() for point in frontier.points],
-        "warnings": [*runs.warnings, *frontier.warnings],
+        "warnings": [*runs.warnings, *_first(frontier.warnings)],
         "notes": [*asked.notes, *runs.notes, *notes, *_about_bias(bias, law)], "dropped": list(runs.dropped),
     }  # fmt: skip
     if bias:
@@ -170,8 +171,9 @@ def _optimum(
         name: {"value": float(value[name]), "low": ends[name][0], "high": ends[name][1]} for name in value
     }
     loss, note = _loss(frontier, asked, noise=noise)
-    reached = float(columns["C"].max())
-    found |= {"loss": loss, "C": compute, "beyond_the_runs": compute / reached, **cost(compute, asked.price)}
+    least, most = float(columns["C"].min()), float(columns["C"].max())
+    outside = {"beyond_the_runs": compute / most, "below_the_runs": least / compute}
+    found |= {"loss": loss, "C": compute, **outside, **cost(compute, asked.price)}
     return found, note
 
 
@@ -210,6 +212,13 @@ def _plots(columns: Mapping[str, "np.ndarray"], law: "Fit | None", folder: Path 
     path = folder / "loss-by-compute.png"
     fit_plots.loss_by_compute(columns, law.predict, path)
     return [str(path)]
+
+
+def _first(warnings: Sequence[str]) -> list[str]:
+    """The warnings, those about budgets that were left out only as far as a reader follows."""
+    left_out = [each for each in warnings if " is left out" in each]
+    more = [f"{len(left_out) - SHOWN} more budgets are left out likewise"] if len(left_out) > SHOWN else []
+    return [*left_out[:SHOWN], *more, *(each for each in warnings if each not in left_out)]
 
 
 def _is_figure(value: Any) -> bool:

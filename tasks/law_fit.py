@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from models.scaling_laws import Fit
 
 BEST = "best"  # the law that predicts best beyond a cut-off
+MOST_RESAMPLED = 40_000_000  # rows of all resamples together, each 8 bytes and more
 FEW = 50  # runs; resampling fewer leaves refits nothing to stand on
 
 
@@ -72,6 +73,7 @@ def answer(runs: "Runs", asked: Request) -> dict[str, Any]:
     began = time.perf_counter()
     _require_folder(asked.plots)
     try:
+        _check_runs(runs)
         with np.errstate(all="ignore"):
             found = frontier_fit.answer(runs, asked) if asked.law in APPROACHES else _answer(runs, asked)
     except ValueError as error:
@@ -79,6 +81,13 @@ def answer(runs: "Runs", asked: Request) -> dict[str, Any]:
     found["seconds"] = time.perf_counter() - began
     finite: dict[str, Any] = _finite(found)
     return finite
+
+
+def _check_runs(runs: "Runs") -> None:
+    if len(runs) > 1 and float(runs.L.max()) == float(runs.L.min()):
+        raise ValueError(
+            f"all {len(runs)} runs have the same loss, {runs.L[0]:g}: no law follows from that; is it the right column?"
+        )
 
 
 def _require_folder(folder: Path | None) -> None:
@@ -97,6 +106,7 @@ def _answer(runs: "Runs", asked: Request) -> dict[str, Any]:
     from models.scaling_laws import fit
 
     estimator = estimator_named(asked.estimator, delta=asked.delta, q=asked.quantile)
+    _require_room(len(runs), asked.draws)
     columns = runs.columns()
     compared = _compared(runs, estimator) if asked.law == BEST else []
     law = named(compared[0]["law"] if compared else asked.law)
@@ -119,6 +129,18 @@ def _answer(runs: "Runs", asked: Request) -> dict[str, Any]:
         **plans,
         "plots": [str(path) for path in _plots(runs, fitted, draws, asked)] if asked.plots else [],
     }  # fmt: skip
+
+
+def _require_room(runs: int, draws: int) -> None:
+    """Raises ValueError where the resamples would fill the memory and take hours."""
+    if runs * draws <= MOST_RESAMPLED:
+        return
+    fewer = MOST_RESAMPLED // runs
+    remedy = f", or take --bootstrap {fewer}" if fewer >= 100 else ""
+    raise ValueError(
+        f"{runs:,} rows in {draws:,} resamples take {8e-9 * runs * draws:.1f} GB and many minutes: if they are "
+        f"training curves, keep the last row of each{remedy}"
+    )
 
 
 def _compared(runs: "Runs", estimator: Any) -> list[dict[str, Any]]:
@@ -149,9 +171,26 @@ def _check(law: str, asked: Request) -> None:
     if asked.unique_tokens is not None and asked.compute is None:
         raise ValueError("--unique-tokens needs a budget: --compute, --gpu-hours or --money")
     for point in asked.predict:
+        _check_point(law, point)
         absent = [symbol for symbol in named(law).inputs if symbol not in completed(point)]
         if absent:
             raise ValueError(f"--predict needs {', '.join(absent)} as well: the law {law} takes {named(law).inputs}")
+
+
+def _check_point(law: str, point: Mapping[str, float]) -> None:
+    """Raises ValueError for what the law does not take, and for FLOPs that are not those of N and D."""
+    from models.laws import named
+
+    inputs = named(law).inputs
+    both = {"N", "D"} <= point.keys()
+    known = {*inputs, *("ND" if "C" in inputs else ""), *("C" if both else "")}
+    if foreign := [symbol for symbol in point if symbol not in known]:
+        raise ValueError(f"--predict gives {', '.join(foreign)}, and the law {law} takes {', '.join(inputs)}: leave "
+                         f"{'it' if len(foreign) == 1 else 'them'} out")  # fmt: skip
+    if both and "C" in point and not 0.5 <= point["C"] / (6 * point["N"] * point["D"]) <= 2:
+        raise ValueError(
+            f"--predict gives C = {point['C']:.3g}, and 6 N D is {6 * point['N'] * point['D']:.3g}: leave one out"
+        )
 
 
 def _plots(runs: "Runs", fitted: "Fit", draws: "Draws", asked: Request) -> list[Path]:

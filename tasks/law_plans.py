@@ -28,7 +28,8 @@ def plans(fitted: "Fit", draws: "Draws", asked: "Request") -> dict[str, Any]:
     if asked.unique_tokens is not None:
         found["with_unique_data"] = _with_unique_data(fitted, draws, asked)
     if asked.predict:
-        found["predictions"] = [{**point, **_predicted(fitted, draws, point)} for point in asked.predict]
+        found["predictions"] = [{**point, **_predicted(fitted, draws, point), **_outside_of(fitted, point)}
+                                for point in asked.predict]  # fmt: skip
     return found
 
 
@@ -39,25 +40,23 @@ def _exponents(coefficients: Coefficients) -> dict[str, Any]:
 
 
 def _optimum(fitted: "Fit", draws: "Draws", asked: "Request") -> dict[str, Any]:
-    import numpy as np
-
     from models import compute_optimal as plan
 
     compute = asked.compute or 0.0
-    beyond = fitted.reach({"C": np.array([compute])})["C"]
     if fitted.law not in PLANNED:
-        return {"C": compute, "beyond_the_runs": beyond, **_predicted(fitted, draws, {"C": compute})}
+        return {"C": compute, **_outside(fitted, compute), **_predicted(fitted, draws, {"C": compute})}
     best = _spread(lambda law: plan.optimum(law, compute=compute), fitted, draws)
     n, d = (best[symbol]["value"] for symbol in "ND")
     run = _predicted(fitted, draws, {"N": n, "D": d})["one_run"]
-    return {**best, "C": compute, "one_run": run, "beyond_the_runs": beyond, **cost(compute, asked.price)}
+    return {**best, "C": compute, "one_run": run, **_outside(fitted, compute), **cost(compute, asked.price)}
 
 
 def _cheapest(fitted: "Fit", draws: "Draws", asked: "Request") -> dict[str, Any]:
     from models import compute_optimal as plan
 
     found = _spread(lambda law: plan.cheapest(law, loss=_like(asked.target_loss, law)), fitted, draws)
-    return {**found, "loss": asked.target_loss, **cost(found["C"]["value"], asked.price)}
+    compute = found["C"]["value"]
+    return {**found, "loss": asked.target_loss, **_outside(fitted, compute), **cost(compute, asked.price)}
 
 
 def _with_inference(fitted: "Fit", draws: "Draws", asked: "Request") -> dict[str, Any]:
@@ -70,7 +69,8 @@ def _with_inference(fitted: "Fit", draws: "Draws", asked: "Request") -> dict[str
             return plan.with_inference(law, loss=_like(asked.target_loss, law), inference_tokens=tokens)
         return plan.with_inference(law, compute=asked.compute, inference_tokens=tokens)
 
-    return {"inference_tokens": tokens, **_spread(chosen, fitted, draws)}
+    found = _spread(chosen, fitted, draws)
+    return {"inference_tokens": tokens, **found, **_outside(fitted, found["training_C"]["value"])}
 
 
 def _with_unique_data(fitted: "Fit", draws: "Draws", asked: "Request") -> dict[str, Any]:
@@ -87,6 +87,7 @@ def _with_unique_data(fitted: "Fit", draws: "Draws", asked: "Request") -> dict[s
         "unique_tokens": unique,
         "decay": "of these runs" if own else "published (Muennighoff et al. 2023): fit it with --law data-constrained",
         **_spread(chosen, fitted, draws),
+        **_outside(fitted, compute),
     }
 
 
@@ -102,6 +103,20 @@ def _predicted(fitted: "Fit", draws: "Draws", point: Mapping[str, float]) -> dic
     }
 
 
+def _outside(fitted: "Fit", compute: float) -> dict[str, float]:
+    """How many times beyond the largest run's FLOPs a plan lies, and how many below the smallest's."""
+    swept = fitted.problem.frame.raw
+    if "C" not in swept and not {"N", "D"} <= swept.keys():
+        return {}
+    runs = swept["C"] if "C" in swept else 6 * swept["N"] * swept["D"]
+    return {"beyond_the_runs": compute / float(runs.max()), "below_the_runs": float(runs.min()) / compute}
+
+
+def _outside_of(fitted: "Fit", point: Mapping[str, float]) -> dict[str, float]:
+    known = completed(point)
+    return _outside(fitted, known["C"]) if "C" in known else {}
+
+
 def completed(point: Mapping[str, float]) -> dict[str, float]:
     known = dict(point)
     if "N" in point and "D" in point:
@@ -113,8 +128,20 @@ def completed(point: Mapping[str, float]) -> dict[str, float]:
 def _spread(
     answer: Callable[[Coefficients], Mapping[str, Any]], fitted: "Fit", draws: "Draws"
 ) -> dict[str, dict[str, float]]:
-    """An answer of the fitted coefficients with the interval that it has over the draws, figure by figure."""
-    value, drawn = answer(_law(fitted.coefficients)), answer(_law(draws.coefficients))
+    """An answer of the fitted coefficients with the interval that it has over the draws, figure by figure.
+
+    Raises ValueError for a model of less than a parameter, or less than a token.
+    """
+    from models.laws import MEANINGS
+
+    value = answer(_law(fitted.coefficients))
+    for name in "ND":
+        if float(value.get(name, 1)) < 1:
+            raise ValueError(
+                f"the law's answer is {float(value[name]):.3g} {MEANINGS[name]}, far from any run: give a budget or a "
+                "loss nearer to those of the runs"
+            )
+    drawn = answer(_law(draws.coefficients))
     return {name: figure(float(each), drawn[name], draws) for name, each in value.items()}
 
 

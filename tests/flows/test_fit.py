@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows import cli
+from flows import cli, fit_table
 from models.compute_optimal import optimum
 from models.laws import LAWS
 
@@ -233,6 +233,15 @@ def test_the_words_about_columns_reach_the_table(
         (("--law", "isoflop", "--estimator", "lad", "--prior"), ("--estimator and --prior", "isoflop", "leave out")),
         (("--law", "envelope"), ("no column names the runs", "--column run=NAME")),
         (("--law", "envelope", "--column", "run=zz"), ("--column run=zz", "'val_loss'")),
+        (("--target-loss", "1e9"), ("--target-loss 1e9", "guessing")),
+        (("--compute", "1e41"), ("1e41", "1e+40")),
+        (("--compute", "0.001"), ("parameters, far from any run",)),
+        (("--delta", "1e-300"), ("1e-300", "--estimator lad")),
+        (("--predict", "N=1e9,D=1e10,L=3"), ("--predict gives L", "leave it out")),
+        (("--predict", "N=1e9,D=1e10,C=1"), ("C = 1", "6e+19")),
+        (("--law", "compute", "--predict", "N=1e9,D=1e10,C=1"), ("C = 1", "6e+19")),
+        (("--peak", "1e15", "--utilisation", "40%"), ("'40%'", "0.4")),
+        (("--bootstrap", "1000000"), ("60 rows in 1,000,000 resamples", "--bootstrap 666666")),
         (("--target-loss", "-1"), ("--target-loss -1", "above 0")),
         (("--inference-tokens", "1T"), ("--target-loss",)),
         (("--unique-tokens", "1B"), ("--compute",)),
@@ -259,6 +268,32 @@ def test_wrong_words(
 ) -> None:
     message = refused(capsys, table, *arguments)
     assert all(part in message for part in parts), message
+
+
+def test_how_far_from_the_runs_a_plan_lies(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--target-loss", "2.0", "--predict", "N=1e12,D=1e13", "--predict", "N=1e7,D=1e8")
+    found = said(capsys, table, *FAST, *asked)
+    assert found["cheapest"]["beyond_the_runs"] == pytest.approx(found["cheapest"]["C"]["value"] / 3e21, rel=1e-3)
+    assert found["predictions"][0]["beyond_the_runs"] == pytest.approx(6e25 / 3e21, rel=1e-3)
+    assert found["predictions"][1]["below_the_runs"] == pytest.approx(1e19 / 6e15, rel=1e-3)
+    assert cli.main(["fit", table, *FAST, *asked]) == 0
+    shown = capsys.readouterr().out
+    assert "2e+04 times the largest run's FLOPs" in shown and "1.67e+03 times below the smallest run's FLOPs" in shown
+    assert "a run with N = 1 T, D = 10 T\n" in shown
+
+
+def test_a_slip_in_the_table_is_named(table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs.csv").write_text(Path(table).read_text() + "\n1e9,20,26.1\n")
+    [warning, *_] = [each for each in said(capsys, str(tmp_path / "runs.csv"), *FAST)["warnings"] if "slip" in each]
+    assert warning.startswith("line 62 lies 10.1 times above the law")
+    lines = Path(table).read_text().splitlines()
+    (tmp_path / "same.csv").write_text("\n".join([lines[0], *(f"{line.rsplit(',', 1)[0]},2.5" for line in lines[1:])]))
+    for law in ("chinchilla", "isoflop"):
+        assert "the same loss, 2.5" in refused(capsys, str(tmp_path / "same.csv"), "--law", law)
+
+
+def test_a_count_that_rounds_up_keeps_its_unit() -> None:
+    assert [fit_table._amount(value) for value in (999.7e9, 999.4e9, 1.0004e6)] == ["1 T", "999 B", "1 M"]
 
 
 def test_too_few_runs_and_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
