@@ -145,8 +145,8 @@ def _line(name: str, figure: Figure) -> tuple[str, str]:
 def _beyond(plan: Mapping[str, Any]) -> Rows:
     lines = []
     if "gpu_hours" in plan:
-        money = f", {plan['money']:,.4g} in money" if "money" in plan else ""
-        lines.append((f"  {'takes':<23}", f"{plan['gpu_hours']:,.4g} accelerator hours{money}"))
+        money = f", {_plain(plan['money'])} in money" if "money" in plan else ""
+        lines.append((f"  {'takes':<23}", f"{_plain(plan['gpu_hours'])} accelerator hours{money}"))
     lines += _outside(plan)
     if "decay" in plan:
         lines.append((f"  {'worth of repetition':<23}", f"constants {plan['decay']}"))
@@ -179,7 +179,9 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _plain(value: float | None, *, none: str = "no limit") -> str:
-    return none if value is None else f"{value:,.4g}" if value < 1e5 else f"{value:.3e}"
+    if value is None:
+        return none
+    return f"{value:.3e}" if value >= 1e7 else f"{value:,.0f}" if value >= 1e4 else f"{value:,.4g}"
 
 
 def _share(value: float | None) -> str:

@@ -1,6 +1,8 @@
 """`evergreen fit` as a user meets it: from a table of runs to coefficients, intervals, plans and pictures."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from flows import cli, fit_table
 from models.compute_optimal import optimum
 from models.laws import LAWS
+from tasks.settings import ROOT
 
 TRUE = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 FAST = ("--bootstrap", "300")
@@ -293,7 +296,21 @@ def test_a_slip_in_the_table_is_named(table: str, tmp_path: Path, capsys: pytest
 
 
 def test_a_count_that_rounds_up_keeps_its_unit() -> None:
+    assert [fit_table._plain(value) for value in (20_000.0, 9_999.4, 1.2e8)] == ["20,000", "9,999", "1.200e+08"]
     assert [fit_table._amount(value) for value in (999.7e9, 999.4e9, 1.0004e6)] == ["1 T", "999 B", "1 M"]
+
+
+def test_the_guide_shows_what_the_command_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "fitting.md").read_text()
+    script = page.split("```python\n")[1].split("```")[0]
+    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (tmp_path / "runs.csv").write_text(made.stdout)
+    for words in ((), ("--compute", "1e23"), ("--law", "isoflop")):
+        assert cli.main(["fit", str(tmp_path / "runs.csv"), *words]) == 0
+        shown = [line[:25].rstrip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        figures = [line for line in shown if line[-1:].isdigit() and not line.startswith("   ")]
+        assert len(figures) >= 4
+        assert all(line in page for line in figures), figures
 
 
 def test_too_few_runs_and_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
