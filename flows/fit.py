@@ -126,7 +126,7 @@ def _check_frontier(options: argparse.Namespace) -> None:
     if options.law in APPROACHES and (given := [name for name in names if getattr(options, name)]):
         raise UsageError(
             f"{' and '.join(map(_option, given))} cannot be used with --law {options.law}, which takes least squares "
-            f"without starts: leave out {'it' if len(given) == 1 else 'them'}"
+            f"without starts: leave {'it' if len(given) == 1 else 'them'} out"
         )
 
 

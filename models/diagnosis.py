@@ -216,7 +216,7 @@ def _shape(problem: Problem) -> list[str]:
     runs, count = len(problem.observed), len(problem.law.theta)
     if runs < 4 * count and problem.pull is None:
         found.append(
-            f"{runs} runs for {count} coefficients are few: intervals by resampled runs would be too narrow or too wide; "
-            "trust those by resampled noise or by profile, or fit with a prior"
+            f"{runs} runs for {count} coefficients are few: resampled runs would give intervals that are too narrow or "
+            "too wide; trust those by resampled noise or by profile, or fit with a prior"
         )
     return found

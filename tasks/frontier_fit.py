@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.law_plans import cost
+from tasks.law_plans import cost, require_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,6 +167,7 @@ def _optimum(
     """The best N and D of the budget, with the loss that the points' own losses foretell; and what to note of it."""
     compute = asked.compute or 0.0
     value, ends = frontier.predict(compute), frontier.interval(compute)
+    require_model(value)
     found: dict[str, Any] = {
         name: {"value": float(value[name]), "low": ends[name][0], "high": ends[name][1]} for name in value
     }

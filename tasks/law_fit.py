@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from models.scaling_laws import Fit
 
 BEST = "best"  # the law that predicts best beyond a cut-off
+CURVE = 4  # rows of one name and size, on average, that look like a curve
 MOST_RESAMPLED = 40_000_000  # rows of all resamples together, each 8 bytes and more
 FEW = 50  # runs; resampling fewer leaves refits nothing to stand on
 
@@ -124,7 +125,7 @@ def _answer(runs: "Runs", asked: Request) -> dict[str, Any]:
         "profile_intervals": {name: list(pair) for name, pair in fitted.profile().items()},
         "starts": fitted.starts, "starts_at_optimum": fitted.starts_at_optimum, "fit_seconds": fitted.seconds,
         "bootstrap": {"draws": asked.draws, "kind": kind, "seed": asked.seed},
-        "warnings": [*runs.warnings, *fitted.warnings], "notes": [*asked.notes, *runs.notes],
+        "warnings": [*runs.warnings, *_curves(runs), *fitted.warnings], "notes": [*asked.notes, *runs.notes],
         "dropped": list(runs.dropped), "diagnostics": fitted.diagnostics, "comparison": compared,
         **plans,
         "plots": [str(path) for path in _plots(runs, fitted, draws, asked)] if asked.plots else [],
@@ -141,6 +142,17 @@ def _require_room(runs: int, draws: int) -> None:
         f"{runs:,} rows in {draws:,} resamples take {8e-9 * runs * draws:.1f} GB and many minutes: if they are "
         f"training curves, keep the last row of each{remedy}"
     )
+
+
+def _curves(runs: "Runs") -> list[str]:
+    """A warning where many rows have one name and one size: they look like points of training curves."""
+    found = set(zip(runs.run, runs.columns().get("N", runs.L).tolist(), strict=True)) if runs.run else set()
+    if not found or len(runs) < CURVE * len(found):
+        return []
+    return [
+        f"{len(runs):,} rows are of {len(found):,} runs by their names: if they are points of training curves, keep "
+        "the last of each, for the others are in mid-schedule, and not independent of each other"
+    ]
 
 
 def _compared(runs: "Runs", estimator: Any) -> list[dict[str, Any]]:

@@ -132,17 +132,22 @@ def _spread(
 
     Raises ValueError for a model of less than a parameter, or less than a token.
     """
-    from models.laws import MEANINGS
-
     value = answer(_law(fitted.coefficients))
-    for name in "ND":
-        if float(value.get(name, 1)) < 1:
-            raise ValueError(
-                f"the law's answer is {float(value[name]):.3g} {MEANINGS[name]}, far from any run: give a budget or a "
-                "loss nearer to those of the runs"
-            )
+    require_model(value)
     drawn = answer(_law(draws.coefficients))
     return {name: figure(float(each), drawn[name], draws) for name, each in value.items()}
+
+
+def require_model(answer: Mapping[str, Any]) -> None:
+    """Raises ValueError for a model of less than a parameter, or trained on less than a token."""
+    from models.laws import MEANINGS
+
+    for name in "ND":
+        if name in answer and float(answer[name]) < 1:
+            raise ValueError(
+                f"the answer is {float(answer[name]):.3g} {MEANINGS[name]}, far from any run: give a budget or a loss "
+                "nearer to those of the runs"
+            )
 
 
 def figure(value: float, drawn: "np.ndarray", draws: "Draws") -> dict[str, float]:

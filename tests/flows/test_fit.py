@@ -160,6 +160,19 @@ def test_the_envelope_of_curves(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "line 302 (m10000000000) is at the same" in message and "line 301" in message
 
 
+def test_rows_of_training_curves_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["model,params,tokens,loss"]
+    for n in np.geomspace(1e7, 1e10, 5):
+        for d in np.geomspace(1e9, 1e12, 6):
+            loss = TRUE["E"] + TRUE["A"] * n ** -TRUE["alpha"] + TRUE["B"] * d ** -TRUE["beta"]
+            lines.append(f"m{n:.0f},{n:.0f},{d:.0f},{loss:.4f}")
+    (tmp_path / "runs.csv").write_text("\n".join(lines))
+    found = said(capsys, str(tmp_path / "runs.csv"), *FAST)
+    assert any(each.startswith("30 rows are of 5 runs by their names") for each in found["warnings"])
+    found = said(capsys, str(tmp_path / "runs.csv"), *FAST, "--law", "envelope")
+    assert not any("by their names" in each for each in found["warnings"])
+
+
 def test_a_deciding_run_is_called_by_its_line_and_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ["name,N,D,loss"]
     for place, (n, d) in enumerate((n, d) for n in (1e8, 4e8, 16e8) for d in (2e9, 8e9, 32e9)):
@@ -233,7 +246,8 @@ def test_the_words_about_columns_reach_the_table(
         (("--law", "kaplan-nd", "--compute", "1e21"), ("kaplan-nd", "--law chinchilla")),
         (("--target-loss", "1"), ("floor",)),
         (("--law", "isoflop", "--target-loss", "2"), ("--target-loss", "--law chinchilla")),
-        (("--law", "isoflop", "--estimator", "lad", "--prior"), ("--estimator and --prior", "isoflop", "leave out")),
+        (("--law", "isoflop", "--estimator", "lad", "--prior"), ("--estimator and --prior", "leave them out")),
+        (("--law", "isoflop", "--compute", "0.001"), ("parameters, far from any run",)),
         (("--law", "envelope"), ("no column names the runs", "--column run=NAME")),
         (("--law", "envelope", "--column", "run=zz"), ("--column run=zz", "'val_loss'")),
         (("--target-loss", "1e9"), ("--target-loss 1e9", "guessing")),
