@@ -9,6 +9,8 @@ from flows import fit_table
 from tasks.errors import UsageError
 
 Rows = list[tuple[str, str]]
+MOST = 1e40  # of any amount, as in the table
+LEAST_DELTA = 1e-9  # below it Huber's loss is that of lad, and its arithmetic ends
 ESTIMATORS = ("huber", "lad", "least-squares", "quantile")
 
 
@@ -37,7 +39,7 @@ def fit(options: argparse.Namespace) -> tuple[Any, Rows]:
     asked = _request(options)
     how = Reading(
         needed=law_fit.needed(options.law),
-        columns=_pairs("--column", options.column),
+        columns=_pairs("--column", options.column, ("run",)),
         units=_pairs("--unit", options.unit),
         count=options.count,
         drop_invalid=options.drop_invalid,
@@ -48,10 +50,9 @@ def fit(options: argparse.Namespace) -> tuple[Any, Rows]:
 
 def _fit_options(group: Any) -> None:
     group.add_argument("--law", metavar="NAME", default="chinchilla",
-                       help="its form, or best: the one that forecasts best (default: %(default)s)")  # fmt: skip
-    group.add_argument(
-        "--estimator", choices=ESTIMATORS, default="huber", help="what is minimised (default: %(default)s)"
-    )
+                       help="its form; best: the one that forecasts best; isoflop, envelope: the best N and D without "
+                            "a law (default: %(default)s)")  # fmt: skip
+    group.add_argument("--estimator", choices=ESTIMATORS, default="", help="what is minimised (default: huber)")
     group.add_argument("--delta", metavar="D", default="", help="where Huber's loss turns linear (default: 1e-3)")
     group.add_argument("--quantile", metavar="Q", default="", help="of --estimator quantile (default: 0.5)")
     group.add_argument("--prior", action="store_true", help="a weak prior on the exponents, for a dozen runs")
@@ -64,7 +65,7 @@ def _fit_options(group: Any) -> None:
 
 def _table_options(group: Any) -> None:
     group.add_argument("--column", metavar="SYMBOL=NAME", action="append", default=[],
-                       help="which column is L, N, D, C, U, epochs, Pw, Pa or Pkv; repeatable")  # fmt: skip
+                       help="which column is L, N, D, C, U, epochs, Pw, Pa, Pkv or run; repeatable")  # fmt: skip
     group.add_argument("--unit", metavar="SYMBOL=UNIT", action="append", default=[],
                        help="of a column, as in D=B, C=PF-days, L=bits; repeatable")  # fmt: skip
     group.add_argument("--count", choices=("total", "non-embedding"), default="",
@@ -93,14 +94,15 @@ def _request(options: argparse.Namespace) -> Any:
     from tasks.law_fit import Request
 
     compute, price, notes = _budget(options)
-    if options.delta and options.estimator != "huber":
+    _check_frontier(options)
+    if options.delta and options.estimator not in ("", "huber"):
         raise UsageError(f"--delta {options.delta} is of the estimator huber, not of {options.estimator}")
     if options.quantile and options.estimator != "quantile":
         raise UsageError(f"--quantile {options.quantile} needs --estimator quantile")
     return Request(
         law=options.law,
-        estimator=options.estimator,
-        delta=_amount("--delta", options.delta or "1e-3"),
+        estimator=options.estimator or "huber",
+        delta=_delta(options.delta or "1e-3"),
         quantile=_amount("--quantile", options.quantile or "0.5"),
         prior=options.prior,
         draws=_whole("--bootstrap", options.bootstrap, 100, 1_000_000),
@@ -108,13 +110,24 @@ def _request(options: argparse.Namespace) -> Any:
         seed=_whole("--seed", options.seed, 0, 2**63),
         compute=compute,
         price=price,
-        target_loss=_amount("--target-loss", options.target_loss, "L") if options.target_loss else None,
+        target_loss=_loss(options.target_loss) if options.target_loss else None,
         inference_tokens=_tokens("--inference-tokens", options.inference_tokens),
         unique_tokens=_tokens("--unique-tokens", options.unique_tokens),
         predict=tuple(_point(text) for text in options.predict),
         plots=Path(options.plots).expanduser() if options.plots else None,
         notes=notes,
     )
+
+
+def _check_frontier(options: argparse.Namespace) -> None:
+    from tasks.frontier_fit import APPROACHES
+
+    names = ("estimator", "delta", "quantile", "starts", "prior")
+    if options.law in APPROACHES and (given := [name for name in names if getattr(options, name)]):
+        raise UsageError(
+            f"{' and '.join(map(_option, given))} cannot be used with --law {options.law}, which takes least squares "
+            f"without starts: leave {'it' if len(given) == 1 else 'them'} out"
+        )
 
 
 def _budget(options: argparse.Namespace) -> tuple[float | None, Any, tuple[str, ...]]:
@@ -161,7 +174,8 @@ def _price(options: argparse.Namespace, given: Sequence[str]) -> Any:
         peak = peak_flops(options.peak)
     except ValueError as error:
         peak = _amount("--peak", options.peak, "C", str(error))
-    utilisation = _amount("--utilisation", options.utilisation)
+    else_ = f"{options.utilisation!r} is no share; give one as in 0.4"
+    utilisation = _amount("--utilisation", options.utilisation, "", else_)
     if utilisation > 1:
         raise UsageError(f"--utilisation {options.utilisation} is more than all of it; give a share, as in 0.4")
     return Price(peak, utilisation, _amount("--price", options.price) if options.price else None)
@@ -172,20 +186,39 @@ def _point(text: str) -> dict[str, float]:
     return {symbol: _amount(f"--predict {symbol}", value, symbol) for symbol, value in found.items()}
 
 
-def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:
+def _pairs(option: str, words: Sequence[str], more: Sequence[str] = ()) -> dict[str, str]:
     """SYMBOL=VALUE words by symbol, whose case does not matter."""
     from models.run_columns import MEANINGS
 
-    known = {symbol.lower(): symbol for symbol in MEANINGS}
+    known = {symbol.lower(): symbol for symbol in (*MEANINGS, *more)}
     found: dict[str, str] = {}
     for word in words:
         name, equals, value = (part.strip() for part in word.partition("="))
         if not equals or not value or name.lower() not in known:
-            raise UsageError(f"{option} {word!r} is no SYMBOL=VALUE; the symbols are {', '.join(MEANINGS)}")
+            raise UsageError(f"{option} {word!r} is no SYMBOL=VALUE; the symbols are {', '.join(known.values())}")
         if known[name.lower()] in found:
             raise UsageError(f"{option} gives {name} twice: {found[known[name.lower()]]!r} and {value!r}")
         found[known[name.lower()]] = value
     return found
+
+
+def _delta(text: str) -> float:
+    value = _amount("--delta", text)
+    if value < LEAST_DELTA:
+        raise UsageError(f"--delta {text} is below {LEAST_DELTA:g}, where Huber's loss is --estimator lad: take that")
+    return value
+
+
+def _loss(text: str) -> float:
+    from models.run_checks import LARGEST_LOSS
+
+    value = _amount("--target-loss", text, "L")
+    if value > LARGEST_LOSS:
+        raise UsageError(
+            f"--target-loss {text} is more than guessing among 200,000 tokens costs ({LARGEST_LOSS} nats per token): "
+            "give a loss that a model can have, such as 2.2"
+        )
+    return value
 
 
 def _tokens(option: str, text: str) -> float | None:
@@ -204,6 +237,8 @@ def _amount(option: str, text: str, symbol: str = "", else_: str = "") -> float:
         raise UsageError(f"{option}: {else_ or error}") from None
     if not isfinite(value) or value <= 0:
         raise UsageError(f"{option} {text} must be above 0 and finite")
+    if value > MOST:
+        raise UsageError(f"{option} {text} is more than any run can have: give {MOST:g} or less")
     return value
 
 
@@ -219,11 +254,13 @@ def _option(name: str) -> str:
 
 def _laws() -> list[dict[str, Any]]:
     from models.laws import LAWS
+    from tasks.frontier_fit import APPROACHES
 
+    listed: dict[str, Any] = {**LAWS, **APPROACHES}
     return [
         {
             "law": name, "formula": law.formula, "source": law.source, "inputs": list(law.inputs),
             "coefficients": list(law.symbols),
         }
-        for name, law in LAWS.items()
+        for name, law in listed.items()
     ]  # fmt: skip

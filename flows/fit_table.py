@@ -14,13 +14,28 @@ TITLES = {
 }  # fmt: skip
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 HEAD = 11
+MOST_POINTS = 12  # of those that a frontier passes through
 
 
 def rows(found: Mapping[str, Any]) -> Rows:
     lines = [
         (_head("law"), f"{found['law']}: {found['formula']}"),
         (_head(""), found["source"]),
-        (_head("runs"), f"{found['n']}; {found['convention']}"),
+        (_head("runs"), f"{found['n']:,}; {found['convention']}"),
+    ]
+    lines += _frontier(found) if "points" in found else _law(found)
+    lines += [(_head("warning"), text) for text in found["warnings"]]
+    lines += _comparison(found.get("comparison", ()))
+    lines += _plans(found)
+    lines += [(_head("left out"), text) for text in found["dropped"][:5]]
+    if len(found["dropped"]) > 5:
+        lines.append((_head(""), f"and {len(found['dropped']) - 5} more"))
+    lines += [(_head("note"), text) for text in found["notes"]]
+    return lines + [(_head("picture"), path) for path in found["plots"]]
+
+
+def _law(found: Mapping[str, Any]) -> Rows:
+    lines = [
         (_head("minimised"), f"{found['estimator']}, which is {found['objective']:.6g}"),
         ("", ""),
         (_head(""), f"{'fitted':<14}{'95% by resampling':<26}95% by profile"),
@@ -28,15 +43,26 @@ def rows(found: Mapping[str, Any]) -> Rows:
     for name, value in found["coefficients"].items():
         ranges = f"{_range(*found['intervals'][name]):<26}{_range(*found['profile_intervals'][name])}"
         lines.append((f"  {name:<9}", f"{_plain(value):<14}{ranges}".rstrip()))
-    lines += [("", ""), *_health(found)]
-    lines += [(_head("warning"), text) for text in found["warnings"]]
-    lines += _comparison(found["comparison"])
-    lines += _plans(found)
-    lines += [(_head("left out"), text) for text in found["dropped"][:5]]
-    if len(found["dropped"]) > 5:
-        lines.append((_head(""), f"and {len(found['dropped']) - 5} more"))
-    lines += [(_head("note"), text) for text in found["notes"]]
-    return lines + [(_head("picture"), path) for path in found["plots"]]
+    return [*lines, ("", ""), *_health(found)]
+
+
+def _frontier(found: Mapping[str, Any]) -> Rows:
+    """The power laws of the best N and D, and the points that they pass through."""
+    way, points = found["bootstrap"], found["points"]
+    how = "runs drawn again" if way["kind"] == "runs" else "noise drawn again"
+    lines = [(_head("minimised"), found["estimator"]), ("", ""), (_head(""), f"{'fitted':<14}95% by resampling")]
+    for name, value in found["coefficients"].items():
+        lines.append((f"  {name:<9}", f"{_plain(value):<14}{_interval(*found['intervals'][name])}"))
+    lines += [("", ""), (_head("points"), f"{'FLOPs':<14}{'parameters':<14}{'tokens':<14}{'loss':<10}runs")]
+    shown = points if len(points) <= MOST_POINTS else [points[at * (len(points) - 1) // (MOST_POINTS - 1)]
+                                                       for at in range(MOST_POINTS)]  # fmt: skip
+    for point in shown:
+        n, d = (_amount(point[symbol]) for symbol in "ND")
+        lines.append((_head(""), f"{_flops(point['C']):<14}{n:<14}{d:<14}{point['loss']:<10.4g}{point['sizes']}"))
+    if len(shown) < len(points):
+        lines.append((_head(""), f"{len(shown)} of {len(points)} are shown; --json has all"))
+    said = f"intervals from {way['draws']:,} resamples ({how}, seed {way['seed']})"
+    return [*lines, ("", ""), (_head("fit"), said), (_head(""), f"{found['seconds']:.2g} s in all")]
 
 
 def laws(found: Sequence[Mapping[str, Any]]) -> Rows:
@@ -50,13 +76,13 @@ def laws(found: Sequence[Mapping[str, Any]]) -> Rows:
 
 def _health(found: Mapping[str, Any]) -> Rows:
     share, way = found["starts_at_optimum"], found["bootstrap"]
-    how = "runs drawn again" if way["kind"] == "pairs" else "noise drawn again, as the runs are few"
+    how = "runs drawn again" if way["kind"] == "pairs" else "noise drawn again"
     return [
         (_head("fit"), f"a run lies {found['noise']:.2%} from the law (one standard deviation of ln L)"),
         (_head(""), f"{share:.0%} of {found['starts']} starts found this optimum, the best; "
                     f"{found['fit_seconds']:.2g} s"),
-        (_head(""), f"intervals from {way['draws']:,} resamples ({how}, seed {way['seed']}); {found['seconds']:.2g} s "
-                    "in all"),
+        (_head(""), f"intervals from {way['draws']:,} resamples ({how}, seed {way['seed']})"),
+        (_head(""), f"{found['seconds']:.2g} s in all"),
     ]  # fmt: skip
 
 
@@ -82,10 +108,12 @@ def _plans(found: Mapping[str, Any]) -> Rows:
             lines += _beyond(found[name])
     for point in found.get("predictions", ()):
         asked = ", ".join(
-            f"{name} = {_amount(value)}" for name, value in point.items() if not isinstance(value, Mapping)
+            f"{name} = {_amount(value)}"
+            for name, value in point.items()
+            if not isinstance(value, Mapping) and not name.endswith("_the_runs")
         )
         lines += [("", ""), (f"a run with {asked}", "")]
-        lines += [_line(name, point[name]) for name in ("loss", "one_run")]
+        lines += [*(_line(name, point[name]) for name in ("loss", "one_run")), *_outside(point)]
     return [*lines, ("", "")]
 
 
@@ -95,7 +123,7 @@ def _titles(found: Mapping[str, Any]) -> dict[str, str]:
     return {
         "exponents": "the best N and D of a budget",
         "optimum": f"for {_flops(optimum.get('C'))} FLOPs",
-        "cheapest": f"the cheapest with a loss of {cheapest.get('loss')}",
+        "cheapest": f"the cheapest with a loss of {cheapest.get('loss', 0):.6g}",
         "with_inference": f"with {_amount(served.get('inference_tokens'))} tokens to serve",
         "with_unique_data": f"with {_amount(unique.get('unique_tokens'))} unique tokens",
     }
@@ -109,16 +137,17 @@ def _line(name: str, figure: Figure) -> tuple[str, str]:
     write = {"N": _amount, "D": _amount, "effective_D": _amount, "saving": _share}.get(name, _plain)
     value, low, high = (write(figure[key]) for key in ("value", "low", "high"))
     head = f"  {TITLES[name]:<23}"
+    if figure["low"] is None and figure["high"] is None:
+        return head, f"{value:<14}no interval"
     return head, f"{low} to {high}" if name == "one_run" else f"{value:<14}{low} to {high}" if low != high else value
 
 
 def _beyond(plan: Mapping[str, Any]) -> Rows:
     lines = []
     if "gpu_hours" in plan:
-        money = f", {plan['money']:,.4g} in money" if "money" in plan else ""
-        lines.append((f"  {'takes':<23}", f"{plan['gpu_hours']:,.4g} accelerator hours{money}"))
-    if plan.get("beyond_the_runs", 0) > 1:
-        lines.append((f"  {'beyond the runs':<23}", f"{plan['beyond_the_runs']:,.3g} times the largest run's FLOPs"))
+        money = f", {_plain(plan['money'])} in money" if "money" in plan else ""
+        lines.append((f"  {'takes':<23}", f"{_plain(plan['gpu_hours'])} accelerator hours{money}"))
+    lines += _outside(plan)
     if "decay" in plan:
         lines.append((f"  {'worth of repetition':<23}", f"constants {plan['decay']}"))
     if "epochs_low" in plan:
@@ -127,8 +156,22 @@ def _beyond(plan: Mapping[str, Any]) -> Rows:
     return lines
 
 
+def _outside(plan: Mapping[str, Any]) -> Rows:
+    """How far a plan lies beyond the runs, or below them."""
+    lines = []
+    for name, side, end in (("beyond_the_runs", "beyond", "the largest run's"), ("below_the_runs", "below", "below the "
+                                                                                 "smallest run's")):  # fmt: skip
+        if (plan.get(name) or 0) > 1:
+            lines.append((f"  {side + ' the runs':<23}", f"{plan[name]:,.3g} times {end} FLOPs"))
+    return lines
+
+
 def _head(word: str) -> str:
     return f"{word:<{HEAD}}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "no interval" if low is None or high is None else _range(low, high)
 
 
 def _range(low: float | None, high: float | None) -> str:
@@ -136,7 +179,9 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _plain(value: float | None, *, none: str = "no limit") -> str:
-    return none if value is None else f"{value:,.4g}" if value < 1e5 else f"{value:.3e}"
+    if value is None:
+        return none
+    return f"{value:.3e}" if value >= 1e7 else f"{value:,.0f}" if value >= 1e4 else f"{value:,.4g}"
 
 
 def _share(value: float | None) -> str:
@@ -151,6 +196,7 @@ def _amount(value: float | None) -> str:
     """A count for people: 1.4 B, 70 M."""
     if value is None:
         return "no limit"
+    value = float(f"{value:.3g}")  # or 999.7 B becomes 1e+03 B
     for scale, name in UNITS:
         if scale <= value < 1e15:
             return f"{value / scale:.3g} {name}"

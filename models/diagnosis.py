@@ -16,11 +16,16 @@ INFLUENCE_RUNS = 400  # runs that are left out one at a time, those with the lar
 OPTIMA = 5  # how many different ones are listed
 FACTORS = ("E", "ln A", "ln B", "ln a", "ln b")
 APART = 0.25  # squared distance, in standard deviations, of two ends that count as two optima
+FAR, FAR_AT_LEAST = 10, 0.05  # standard deviations, and ln L, from which a run does not belong
 HEAVY = 1.0  # Cook's distance from which a run counts as deciding (Cook and Weisberg 1982)
 
 
 def examine(
-    problem: Problem, theta: np.ndarray, objective: float, ends: tuple[np.ndarray, np.ndarray]
+    problem: Problem,
+    theta: np.ndarray,
+    objective: float,
+    ends: tuple[np.ndarray, np.ndarray],
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`condition`, `flat`, `optima` and `influence` of a fit, ready for JSON."""
     tau, bend = robust_scale(problem, problem.at(theta[None]).residuals[0])
@@ -30,12 +35,12 @@ def examine(
         "condition": condition,
         "flat": flat,
         "optima": _optima(problem, objective, ends, curvature, tau),
-        "influence": influence(problem, theta, curvature, tau),
+        "influence": influence(problem, theta, curvature, tau, names),
     }
 
 
 def influence(
-    problem: Problem, theta: np.ndarray, curvature: np.ndarray, tau: float, *, most: int = 3
+    problem: Problem, theta: np.ndarray, curvature: np.ndarray, tau: float, names: Sequence[str] = (), *, most: int = 3
 ) -> list[dict[str, Any]]:
     """The runs without which the law would move most, one after the other: each beside those before it.
 
@@ -60,16 +65,20 @@ def influence(
         worst = int(distance.argmax())
         named = problem.law.named(without[worst], problem.frame)
         found.append(
-            {"run": int(candidates[worst]) + 1, "distance": float(distance[worst]),
+            {"run": int(candidates[worst]) + 1, "name": called(names, candidates[worst]),
+             "distance": float(distance[worst]),
              "coefficients": {name: float(value) for name, value in named.items()}}
         )  # fmt: skip
         kept, at = weights[worst], without[worst]
     return found
 
 
-def warnings(problem: Problem, theta: np.ndarray, diagnostics: dict[str, Any], share: float) -> tuple[str, ...]:
+def warnings(
+    problem: Problem, theta: np.ndarray, diagnostics: dict[str, Any], share: float, names: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Sentences for a reader, the gravest first."""
     return (
+        *_far(problem, theta, names),
         *_bounds(problem, theta),
         *_weak(problem, theta),
         *_starts(diagnostics["optima"], share),
@@ -77,6 +86,11 @@ def warnings(problem: Problem, theta: np.ndarray, diagnostics: dict[str, Any], s
         *_influence(diagnostics["influence"]),
         *_shape(problem),
     )
+
+
+def called(names: Sequence[str], place: int) -> str:
+    """What a message calls the run at a place, counted from 0."""
+    return names[place] if names else f"run {place + 1}"
 
 
 def _flat(
@@ -131,6 +145,24 @@ def _bounds(problem: Problem, theta: np.ndarray) -> list[str]:
     return found
 
 
+def _far(problem: Problem, theta: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Runs that no noise of the others explains; a robust estimator hides what they do to everything else."""
+    residuals = problem.at(theta[None]).residuals[0]
+    if len(residuals) < 3 * len(theta):
+        return []
+    spread = 1.4826 * float(np.median(np.abs(residuals)))
+    far = np.flatnonzero(np.abs(residuals) > max(FAR * spread, FAR_AT_LEAST))
+    if not far.size:
+        return []
+    worst = far[np.abs(residuals[far]).argmax()]
+    others = f", and {far.size - 1} more likewise" if far.size > 1 else ""
+    side, times = ("above", -residuals[worst]) if residuals[worst] < 0 else ("below", residuals[worst])
+    return [
+        f"{called(names, worst)} lies {np.exp(times):.3g} times {side} the law, where most runs lie within "
+        f"{spread:.2%}{others}: a slip in the table, or a run that diverged"
+    ]
+
+
 def _weak(problem: Problem, theta: np.ndarray) -> list[str]:
     """Exponents whose standard deviation is half their value and more, or 0.7 of the prior's."""
     tau, bend = robust_scale(problem, problem.at(theta[None]).residuals[0])
@@ -171,7 +203,7 @@ def _influence(found: Sequence[dict[str, Any]]) -> list[str]:
     if not found or found[0]["distance"] < HEAVY:
         return []
     shown = ", ".join(f"{name} = {value:.4g}" for name, value in found[0]["coefficients"].items())
-    return [f"run {found[0]['run']} decides the fit (Cook's distance {found[0]['distance']:.1f}); without it {shown}"]
+    return [f"{found[0]['name']} decides the fit (Cook's distance {found[0]['distance']:.1f}); without it {shown}"]
 
 
 def _shape(problem: Problem) -> list[str]:
@@ -184,7 +216,7 @@ def _shape(problem: Problem) -> list[str]:
     runs, count = len(problem.observed), len(problem.law.theta)
     if runs < 4 * count and problem.pull is None:
         found.append(
-            f"{runs} runs for {count} coefficients: resampled runs give intervals that are too narrow or too wide; "
-            "trust the profile intervals, or fit with a prior"
+            f"{runs} runs for {count} coefficients are few: resampled runs would give intervals that are too narrow or "
+            "too wide; trust those by resampled noise or by profile, or fit with a prior"
         )
     return found

@@ -12,6 +12,7 @@ import numpy as np
 
 from models.quantities import plain, positive
 
+SHOWN = 3  # reasons of an error, at most
 NAMES = ("a", "b", "k_N", "k_D")
 
 
@@ -39,15 +40,17 @@ class Frontier:
     lines: np.ndarray = field(repr=False)  # (draws, 4): ln N_opt and a, ln D_opt and b, there
 
     def predict(self, compute: float | np.ndarray) -> dict[str, float | np.ndarray]:
-        """N and D for so many FLOPs."""
+        """N, D and tokens per parameter for so many FLOPs."""
         C, k = positive("compute", compute, "give FLOPs, such as 1e21"), self.coefficients
-        return plain(N=k["k_N"] * C ** k["a"], D=k["k_D"] * C ** k["b"])
+        N, D = k["k_N"] * C ** k["a"], k["k_D"] * C ** k["b"]
+        return plain(N=N, D=D, tokens_per_parameter=D / N)
 
     def interval(self, compute: float) -> dict[str, tuple[float, float]]:
-        """The intervals of N and D for so many FLOPs. They allow for noise, not for a power law that is wrong there."""
+        """Those of `predict`. They allow for noise, not for a power law that is wrong there."""
         away = float(np.log(positive("compute", compute, "give FLOPs, such as 1e21"))) - self.centre
-        values = np.exp(self.lines[:, [0, 2]] + away * self.lines[:, [1, 3]])
-        return dict(zip(("N", "D"), _quantiles(values, self.level), strict=True))
+        logs = self.lines[:, [0, 2]] + away * self.lines[:, [1, 3]]
+        values = np.exp(np.column_stack([logs, logs[:, 1] - logs[:, 0]]))
+        return dict(zip(("N", "D", "tokens_per_parameter"), _quantiles(values, self.level), strict=True))
 
 
 def through(
@@ -131,6 +134,6 @@ def logs(columns: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.
 
 def enough(number: int, what: str, warnings: list[str], remedy: str) -> None:
     if number < 2:
-        raise ValueError(
-            f"{number} usable {what}, and a power law needs two; {remedy} ({'; '.join(warnings) or 'no more'})"
-        )
+        more = [f"and {len(warnings) - SHOWN} more"] if len(warnings) > SHOWN else []
+        why = "; ".join([*warnings[:SHOWN], *more]) or "no more"
+        raise ValueError(f"{number} usable {what}, and a power law needs two; {remedy} ({why})")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.compute_optimal import optimum, predict
 from models.frontier import Frontier, Point, enough, logs, through
 from models.quantities import plain, positive, symbols
 
@@ -102,6 +103,23 @@ def bias(
     whole = (1 / alpha + 1 / beta)[..., 0]
     up = np.where(parabola[..., 2] > 0, 1, np.nan)
     return plain(N=np.exp(shift) * up, D=np.exp(-shift) * up, loss=least / whole * up)
+
+
+def bias_at(columns: Mapping[str, np.ndarray], coefficients: Mapping[str, float]) -> dict[str, float]:
+    """What approach 2 makes of these very runs were L = E + A/N^alpha + B/D^beta exact, whatever their grids.
+
+    Answers N, the factor on the best size (mean of its logarithm over the budgets), and a and b, by how much the
+    exponents are off. `bias` is the same for one regular grid. Raises ValueError where no two budgets are left.
+    """
+    x, _, _, log_D = logs(columns)
+    found = isoflop({**columns, "L": np.asarray(predict(coefficients, np.exp(x), np.exp(log_D)))}, draws=1)
+    best = optimum(coefficients, compute=np.array([6 * point.N * point.D for point in found.points]))
+    lines = np.polyfit(np.log([point.C for point in found.points]), np.log(np.stack([best["N"], best["D"]], axis=1)), 1)
+    return {
+        "N": float(np.exp(np.mean(np.log(np.array([point.N for point in found.points]) / best["N"])))),
+        "a": found.coefficients["a"] - float(lines[0, 0]),
+        "b": found.coefficients["b"] - float(lines[0, 1]),
+    }
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from models.units import PF_DAY
 LARGEST_LOSS = 12.2  # nats: ln 200,000, what guessing among the tokens of a large vocabulary costs
 LEAST_LARGE = {"N": 1e4, "D": 1e4, "U": 1e4, "C": 1e9}  # below, all of them: a unit was left out
 TOKENS_PER_PARAMETER = 1e-4, 1e6
+FEW_TOKENS = 0.2  # per parameter
 SHOWN = 5
 
 
@@ -72,6 +73,10 @@ def odd(values: Mapping[str, np.ndarray], lines: Sequence[int], place: str) -> l
                 f"C is {ratio:.3g} times 6 N D (median): another unit, another way to count N, or attention and "
                 "recomputation in C"
             )
+    if {"N", "D"} <= values.keys() and (ratio := float(np.median(values["D"] / values["N"]))) < FEW_TOKENS:
+        found.append(
+            f"a run has {ratio:.2g} tokens per parameter (median), fewer than anyone trains: are N and D swapped?"
+        )
     high = [f"{place} {line}: {loss:.4g}" for line, loss in zip(lines, values["L"], strict=True) if loss > LARGEST_LOSS]
     if high:
         found.append(f"more than guessing would cost was lost ({some(high)} nats): take out what diverged")

@@ -22,9 +22,10 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("trainloss", "trainingloss", "finaltrainloss", "finaltrainingloss", "losstrain", "smoothedtrainloss"),
     ),
     "N": (
-        ("n", "params", "param", "parameters", "nparams", "nparameters", "numparams", "numparameters", "paramcount",
-         "parametercount", "numberofparameters", "numberofparams", "modelparams", "modelparameters", "totalparams",
-         "totalparameters", "paramstotal", "parameterstotal", "nparamstotal", "ntotal", "totaln", "nparam", "numparam"),
+        ("n", "params", "param", "parameters", "parameter", "nparams", "nparameters", "numparams", "numparameters",
+         "paramcount", "parametercount", "numberofparameters", "numberofparams", "modelparams", "modelparameters",
+         "totalparams", "totalparameters", "paramstotal", "parameterstotal", "nparamstotal", "ntotal", "totaln",
+         "nparam", "numparam"),
         ("modelsize", "size", "trainableparams", "trainableparameters"),
     ),
     "N without embeddings": (
@@ -67,6 +68,7 @@ NO_LOSS = {
     "bitspercharacter": "bits per character are not per token: loss = bits * ln 2 * (characters per token)",
     "accuracy": "an accuracy is no loss; a scaling law of this kind needs the cross-entropy",
 }
+TRACKED = re.compile(r"^\s*(params|metrics|config|summary)[./](?=.)")  # MLflow's and W&B's before a name
 HELD_OUT = re.compile(r"^(final|best)?(val|eval|validation|evaluation|test|heldout|dev|train|training)")
 
 
@@ -81,7 +83,8 @@ class Column(NamedTuple):
 
 def recognised(header: str) -> Column | None:
     """What a header says, alone or with a unit before or behind: `tokens (B)`, `params_M`, `billion tokens`."""
-    words = re.findall(r"[a-z0-9]+", re.sub(r"10\s*\^\s*", "1e", _parted(header)))
+    bare = re.sub(TRACKED, "", header)
+    words = re.findall(r"[a-z0-9]+", re.sub(r"10\s*\^\s*", "1e", _parted(bare)))
     words = [word for word in words if word not in ("in", "x")]
     name = "".join(words)
     if name in _KNOWN:
@@ -143,8 +146,10 @@ def no_loss(header: str) -> str:
     return next((f"{header!r} will not do: {why}" for key, why in NO_LOSS.items() if key in (name, plain)), "")
 
 
-def run_column(headers: Sequence[str]) -> str:
+def run_column(headers: Sequence[str], override: str = "") -> str:
     """The column that names the runs, or nothing."""
+    if override:
+        return _exact("run", override, headers)
     names = {squash(header): header for header in reversed(headers)}
     return next((names[name] for name in RUN_NAMES if name in names), "")
 
@@ -195,16 +200,21 @@ def _count_parameters(picked: dict[str, Column], count: str, named: bool, notes:
 def _overriding(symbol: str, name: str, headers: Sequence[str]) -> Column:
     if symbol not in MEANINGS:
         raise ValueError(f"{symbol!r} is no symbol of a column; there are {', '.join(MEANINGS)}")
+    header = _exact(symbol, name, headers)
+    own, behind = recognised(header), re.search(r"[(\[]([^)\]]*)[)\]]\s*$", header)
+    if own and own.symbol.split()[0] == symbol:
+        return own
+    unit = behind[1] if behind and _is_unit(symbol, behind[1]) else ""
+    return Column(header, symbol, 0, unit)
+
+
+def _exact(symbol: str, name: str, headers: Sequence[str]) -> str:
     exact = [header for header in headers if header == name] or [
         header for header in headers if squash(header) == squash(name)
     ]
     if not exact:
         raise ValueError(f"--column {symbol}={name}: no such column; the table has {', '.join(map(repr, headers))}")
-    own, behind = recognised(exact[0]), re.search(r"[(\[]([^)\]]*)[)\]]\s*$", exact[0])
-    if own and own.symbol.split()[0] == symbol:
-        return own
-    unit = behind[1] if behind and _is_unit(symbol, behind[1]) else ""
-    return Column(exact[0], symbol, 0, unit)
+    return exact[0]
 
 
 def _with_unit(header: str, name: str, unit: str) -> Column | None:

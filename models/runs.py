@@ -1,6 +1,7 @@
 """A table of training runs as columns of numbers in one set of units, or a message that says what is wrong with it."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,8 +10,9 @@ import numpy as np
 from models.run_checks import check_count, check_loss, odd, some
 from models.run_columns import MEANINGS, Column, chosen, missing, no_loss, recognised, run_column
 from models.run_table import Table
-from models.units import factor, has_unit, number, surely_decimal
+from models.units import factor, has_unit, number, squash, surely_decimal
 
+SUMMARIES = {"total", "totals", "grandtotal", "sum", "average", "avg", "mean", "median", "std", "stdev", "min", "max"}
 COUNTS = ("N", "D", "C", "U")
 HIGHEST = 1e40
 LEAST_MADE = 1e3  # parameters or tokens, worked out from FLOPs
@@ -38,9 +40,16 @@ class Runs:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     dropped: tuple[str, ...] = field(default=())
+    place: str = "line"
 
     def __len__(self) -> int:
         return len(self.L)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Where each run stands in its table, with its name if it has one: line 7 (small)."""
+        called = (f" ({_printable(name)})" if name else "" for name in self.run or [""] * len(self.lines))
+        return tuple(f"{self.place} {line}{name}" for line, name in zip(self.lines, called, strict=True))
 
     def columns(self) -> dict[str, np.ndarray]:
         """The columns that there are, by symbol."""
@@ -50,7 +59,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read a table: what is needed of it, and what the user said about its columns."""
+    """How to read a table: what is needed of it, and what the user said about its columns, by symbol or `run`."""
 
     needed: tuple[str, ...] = ("N", "D")
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -71,12 +80,16 @@ def read(table: Table, how: Reading | None = None) -> Runs:
             raise ValueError(
                 f"--unit {symbol}={how.units[symbol]}: there is no symbol {symbol!r}, only {', '.join(MEANINGS)}"
             )
-    picked, assumed = chosen(table.headers, ("L", *how.needed), how.columns, how.count)
+    words = {symbol: name for symbol, name in how.columns.items() if symbol != "run"}
+    picked, assumed = chosen(table.headers, ("L", *how.needed), words, how.count)
     _require(picked, how, table.headers)
     notes = list(assumed)
     factors = {symbol: _factor(symbol, column, how, notes) for symbol, column in picked.items()}
     strict = _strict(picked, how)
     values, problems = _numbers(table, picked, factors, strict, notes)
+    names = run_column(table.headers, how.columns.get("run", ""))
+    for place, why in _summaries(table, values, names).items():
+        problems.setdefault(place, []).append(why)
     kept, dropped = _sound(table, problems, drop=how.drop_invalid)
     values = {symbol: column[kept] for symbol, column in values.items()}
     lines = tuple(table.lines[place] for place in kept)
@@ -86,7 +99,6 @@ def read(table: Table, how: Reading | None = None) -> Runs:
             check_count(symbol, values, picked[symbol].header)
     warnings = odd(values, lines, table.place)
     _derive(values, notes)
-    names = run_column(table.headers)
     values.pop("epochs", None)
     return Runs(
         **values,
@@ -96,7 +108,13 @@ def read(table: Table, how: Reading | None = None) -> Runs:
         notes=tuple(notes),
         warnings=tuple(warnings),
         dropped=dropped,
+        place=table.place,
     )
+
+
+def _printable(name: str) -> str:
+    short = name if len(name) <= 40 else name[:37] + "..."
+    return short if short.isprintable() else ascii(short)
 
 
 def _require(picked: Mapping[str, Column], how: Reading, headers: Sequence[str]) -> None:
@@ -151,6 +169,26 @@ def _numbers(
             problems.setdefault(place, []).append(f"{column.header!r} {why}")
         values[symbol] = numbers
     return values, problems
+
+
+def _summaries(table: Table, values: Mapping[str, np.ndarray], names: str) -> dict[int, str]:
+    """Rows that sum up others, as spreadsheets end with, by their place: by what they are called, or by arithmetic."""
+    found: dict[int, str] = {}
+    for header in {names, table.headers[0]} - {""}:
+        words = [squash(row[header]) for row in table.rows]
+        once = Counter(words)
+        found |= {
+            place: f"{header!r} is {table.rows[place][header].strip()!a}, which sums up runs and is none"
+            for place, word in enumerate(words)
+            if word in SUMMARIES and once[word] == 1
+        }
+    columns = [values[symbol] for symbol in ("L", "N", "D") if symbol in values]
+    last = len(table.rows) - 1
+    for how, name in ((np.sum, "sum"), (np.mean, "mean")):
+        if last > 2 and all(len(set(column)) > 2 and math.isclose(column[-1], how(column[:-1]), rel_tol=2e-4)
+                            for column in columns):  # fmt: skip
+            found.setdefault(last, f"is the {name} of the rows above in every column, and no run")
+    return found
 
 
 def _column(

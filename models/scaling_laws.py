@@ -67,6 +67,7 @@ class Fit:
     theta: np.ndarray = field(repr=False)
     problem: Problem = field(repr=False)
     ends: tuple[np.ndarray, np.ndarray] = field(repr=False)  # where each start ended (starts, p), and its objective
+    names: Sequence[str] = field(default=(), repr=False)  # of the runs, as warnings call them; () for run 1, run 2
 
     def predict(self, columns: Columns) -> np.ndarray:
         """The losses that the law gives for rows of its inputs, shape (rows,)."""
@@ -81,12 +82,12 @@ class Fit:
     @cached_property
     def diagnostics(self) -> dict[str, Any]:
         """Condition and flat direction, other optima, and the runs without which the law would move most."""
-        return diagnosis.examine(self.problem, self.theta, self.objective, self.ends)
+        return diagnosis.examine(self.problem, self.theta, self.objective, self.ends, self.names)
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know before the coefficients are used."""
-        return diagnosis.warnings(self.problem, self.theta, self.diagnostics, self.starts_at_optimum)
+        return diagnosis.warnings(self.problem, self.theta, self.diagnostics, self.starts_at_optimum, self.names)
 
     def bootstrap(self, draws: int = 4000, seed: int = 0, *, kind: str = "pairs") -> intervals.Draws:
         """Refits to resamples, each from the fitted coefficients.
@@ -150,18 +151,20 @@ def fit(
     estimator: Estimator | None = None,
     prior: bool = False,
     starts: int | None = None,
+    names: Sequence[str] = (),
 ) -> Fit:
     """Fits a law to runs by the least sum of an estimator over their log residuals; Huber(1e-3) unless told.
 
     `columns` holds arrays of shape (n,) by symbol: L, and the inputs of the law. From a grid of starts, the nearly
     linear coefficients by least squares (variable projection, Golub and Pereyra 1973), all at once: 64, and 512 for
-    fewer than 50 runs. `prior` adds a normal prior of 0.3 +- 0.3 on the exponents, for a dozen runs.
+    fewer than 50 runs. `prior` adds a normal prior of 0.3 +- 0.3 on the exponents, for a dozen runs. `names` is what
+    messages call the runs, such as `line 7`; `run 3` unless given.
     Raises ValueError for an unknown law, a missing column, fewer runs than coefficients, values that are not
-    positive, or inputs that do not vary.
+    positive, inputs that do not vary, or names that are not one for each run.
     """
     began = time.perf_counter()
     form = laws.named(law)
-    raw = _checked(form, columns)
+    raw = _checked(form, columns, names)
     frame, observed = form.frame(raw), np.log(raw["L"])
     chosen = estimator or huber()
     problem = Problem(form, frame, observed, chosen, form.bounds(frame, observed))
@@ -196,6 +199,7 @@ def fit(
         theta=theta,
         problem=problem,
         ends=(found, values),
+        names=tuple(names),
     )
 
 
@@ -224,7 +228,7 @@ def _with_compute(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return dict(columns)
 
 
-def _checked(law: Law, columns: Columns) -> dict[str, np.ndarray]:
+def _checked(law: Law, columns: Columns, names: Sequence[str]) -> dict[str, np.ndarray]:
     """The columns that the law needs, proven to be able to fix its coefficients."""
     given = _with_compute({name: np.asarray(columns[name]) for name in columns})
     needed = ("L", *law.inputs)
@@ -237,12 +241,14 @@ def _checked(law: Law, columns: Columns) -> dict[str, np.ndarray]:
     lengths = {name: column.size for name, column in raw.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the columns have different lengths: {lengths}")
+    if names and len(names) != lengths["L"]:
+        raise ValueError(f"{len(names)} names for {lengths['L']} runs: give one for each, or none")
     for name, column in raw.items():
         bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
         if bad.size:
             raise ValueError(
-                f"{name} of run {bad[0] + 1} is {column[bad[0]]}; it must be finite and positive: drop runs that "
-                "diverged"
+                f"{name} of {diagnosis.called(names, bad[0])} is {column[bad[0]]}; it must be finite and "
+                "positive: drop runs that diverged"
             )
     law.require(raw)
     coefficients = len(law.theta)

@@ -2,24 +2,25 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks import frontier_fit, law_plans
 from tasks.errors import UsageError
+from tasks.frontier_fit import APPROACHES
+from tasks.law_plans import PLANNED, completed
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from models.intervals import Draws
     from models.runs import Runs
     from models.scaling_laws import Fit
 
 BEST = "best"  # the law that predicts best beyond a cut-off
+CURVE = 4  # rows of one name and size, on average, that look like a curve
+MOST_RESAMPLED = 40_000_000  # rows of all resamples together, each 8 bytes and more
 FEW = 50  # runs; resampling fewer leaves refits nothing to stand on
-PLANNED = ("chinchilla", "data-constrained", "over-training")  # whose coefficients say how to spend a budget
-Coefficients = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,13 @@ def needed(law: str) -> tuple[str, ...]:
     """The columns that a law takes beside the loss. Raises UsageError for a law that there is not."""
     from models.laws import named
 
+    if law in APPROACHES:
+        return ("N", "C")
     try:
         return ("N", "D") if law == BEST else named(law).inputs
     except ValueError as error:
-        raise UsageError(f"{error}; --law best takes the one that forecasts best") from None
+        others = f"{', '.join(APPROACHES)} find the best N and D without one"
+        raise UsageError(f"{error}; {others}, and --law best takes the one that forecasts best") from None
 
 
 def answer(runs: "Runs", asked: Request) -> dict[str, Any]:
@@ -70,13 +74,21 @@ def answer(runs: "Runs", asked: Request) -> dict[str, Any]:
     began = time.perf_counter()
     _require_folder(asked.plots)
     try:
+        _check_runs(runs)
         with np.errstate(all="ignore"):
-            found = _answer(runs, asked)
+            found = frontier_fit.answer(runs, asked) if asked.law in APPROACHES else _answer(runs, asked)
     except ValueError as error:
         raise UsageError(str(error)) from None
     found["seconds"] = time.perf_counter() - began
     finite: dict[str, Any] = _finite(found)
     return finite
+
+
+def _check_runs(runs: "Runs") -> None:
+    if len(runs) > 1 and float(runs.L.max()) == float(runs.L.min()):
+        raise ValueError(
+            f"all {len(runs)} runs have the same loss, {runs.L[0]:g}: no law follows from that; is it the right column?"
+        )
 
 
 def _require_folder(folder: Path | None) -> None:
@@ -95,28 +107,52 @@ def _answer(runs: "Runs", asked: Request) -> dict[str, Any]:
     from models.scaling_laws import fit
 
     estimator = estimator_named(asked.estimator, delta=asked.delta, q=asked.quantile)
+    _require_room(len(runs), asked.draws)
     columns = runs.columns()
     compared = _compared(runs, estimator) if asked.law == BEST else []
     law = named(compared[0]["law"] if compared else asked.law)
     _check(law.name, asked)
-    fitted = fit(columns, law.name, estimator=estimator, starts=asked.starts, prior=asked.prior)
+    fitted = fit(columns, law.name, estimator=estimator, starts=asked.starts, prior=asked.prior, names=runs.names)
     kind = "pairs" if fitted.n >= FEW else "parametric"
     draws = fitted.bootstrap(asked.draws, asked.seed, kind=kind)
-    plans = _plans(fitted, draws, asked)
+    plans = law_plans.plans(fitted, draws, asked)
     return {
         "law": law.name, "formula": law.formula, "source": law.source,
         "estimator": fitted.estimator, "n": fitted.n, "convention": runs.convention,
         "coefficients": fitted.coefficients, "objective": fitted.objective, "noise": fitted.noise,
         "intervals": {**{name: list(draws.interval(each)) for name, each in draws.coefficients.items()},
-                      **_intervals_of(plans)},
+                      **law_plans.intervals_of(plans)},
         "profile_intervals": {name: list(pair) for name, pair in fitted.profile().items()},
         "starts": fitted.starts, "starts_at_optimum": fitted.starts_at_optimum, "fit_seconds": fitted.seconds,
         "bootstrap": {"draws": asked.draws, "kind": kind, "seed": asked.seed},
-        "warnings": [*runs.warnings, *fitted.warnings], "notes": [*asked.notes, *runs.notes],
+        "warnings": [*runs.warnings, *_curves(runs), *fitted.warnings], "notes": [*asked.notes, *runs.notes],
         "dropped": list(runs.dropped), "diagnostics": fitted.diagnostics, "comparison": compared,
         **plans,
         "plots": [str(path) for path in _plots(runs, fitted, draws, asked)] if asked.plots else [],
     }  # fmt: skip
+
+
+def _require_room(runs: int, draws: int) -> None:
+    """Raises ValueError where the resamples would fill the memory and take hours."""
+    if runs * draws <= MOST_RESAMPLED:
+        return
+    fewer = MOST_RESAMPLED // runs
+    remedy = f", or take --bootstrap {fewer}" if fewer >= 100 else ""
+    raise ValueError(
+        f"{runs:,} rows in {draws:,} resamples take {8e-9 * runs * draws:.1f} GB and many minutes: if they are "
+        f"training curves, keep the last row of each{remedy}"
+    )
+
+
+def _curves(runs: "Runs") -> list[str]:
+    """A warning where many rows have one name and one size: they look like points of training curves."""
+    found = set(zip(runs.run, runs.columns().get("N", runs.L).tolist(), strict=True)) if runs.run else set()
+    if not found or len(runs) < CURVE * len(found):
+        return []
+    return [
+        f"{len(runs):,} rows are of {len(found):,} runs by their names: if they are points of training curves, keep "
+        "the last of each, for the others are in mid-schedule, and not independent of each other"
+    ]
 
 
 def _compared(runs: "Runs", estimator: Any) -> list[dict[str, Any]]:
@@ -147,160 +183,26 @@ def _check(law: str, asked: Request) -> None:
     if asked.unique_tokens is not None and asked.compute is None:
         raise ValueError("--unique-tokens needs a budget: --compute, --gpu-hours or --money")
     for point in asked.predict:
-        absent = [symbol for symbol in named(law).inputs if symbol not in _completed(point)]
+        _check_point(law, point)
+        absent = [symbol for symbol in named(law).inputs if symbol not in completed(point)]
         if absent:
             raise ValueError(f"--predict needs {', '.join(absent)} as well: the law {law} takes {named(law).inputs}")
 
 
-def _plans(fitted: "Fit", draws: "Draws", asked: Request) -> dict[str, Any]:
-    """Every planning answer that was asked for; each figure with its interval."""
-    found: dict[str, Any] = {}
-    if fitted.law in PLANNED:
-        found["exponents"] = _spread(_exponents, fitted, draws)
-    if asked.compute is not None:
-        found["optimum"] = _optimum(fitted, draws, asked)
-    if asked.target_loss is not None:
-        found["cheapest"] = _cheapest(fitted, draws, asked)
-    if asked.inference_tokens is not None:
-        found["with_inference"] = _with_inference(fitted, draws, asked)
-    if asked.unique_tokens is not None:
-        found["with_unique_data"] = _with_unique_data(fitted, draws, asked)
-    if asked.predict:
-        found["predictions"] = [{**point, **_predicted(fitted, draws, point)} for point in asked.predict]
-    return found
+def _check_point(law: str, point: Mapping[str, float]) -> None:
+    """Raises ValueError for what the law does not take, and for FLOPs that are not those of N and D."""
+    from models.laws import named
 
-
-def _exponents(coefficients: Coefficients) -> dict[str, Any]:
-    """N* = k C^a, D* = k' C^b."""
-    total = coefficients["alpha"] + coefficients["beta"]
-    return {"a": coefficients["beta"] / total, "b": coefficients["alpha"] / total}
-
-
-def _optimum(fitted: "Fit", draws: "Draws", asked: Request) -> dict[str, Any]:
-    import numpy as np
-
-    from models import compute_optimal as plan
-
-    compute = asked.compute or 0.0
-    beyond = fitted.reach({"C": np.array([compute])})["C"]
-    if fitted.law not in PLANNED:
-        return {"C": compute, "beyond_the_runs": beyond, **_predicted(fitted, draws, {"C": compute})}
-    best = _spread(lambda law: plan.optimum(law, compute=compute), fitted, draws)
-    n, d = (best[symbol]["value"] for symbol in "ND")
-    run = _predicted(fitted, draws, {"N": n, "D": d})["one_run"]
-    return {**best, "C": compute, "one_run": run, "beyond_the_runs": beyond, **_cost(compute, asked.price)}
-
-
-def _cheapest(fitted: "Fit", draws: "Draws", asked: Request) -> dict[str, Any]:
-    from models import compute_optimal as plan
-
-    found = _spread(lambda law: plan.cheapest(law, loss=_like(asked.target_loss, law)), fitted, draws)
-    return {**found, "loss": asked.target_loss, **_cost(found["C"]["value"], asked.price)}
-
-
-def _with_inference(fitted: "Fit", draws: "Draws", asked: Request) -> dict[str, Any]:
-    from models import compute_optimal as plan
-
-    tokens = asked.inference_tokens or 0.0
-
-    def chosen(law: Coefficients) -> Mapping[str, Any]:
-        if asked.target_loss is not None:
-            return plan.with_inference(law, loss=_like(asked.target_loss, law), inference_tokens=tokens)
-        return plan.with_inference(law, compute=asked.compute, inference_tokens=tokens)
-
-    return {"inference_tokens": tokens, **_spread(chosen, fitted, draws)}
-
-
-def _with_unique_data(fitted: "Fit", draws: "Draws", asked: Request) -> dict[str, Any]:
-    from models import data_constrained as plan
-
-    compute, unique = asked.compute or 0.0, asked.unique_tokens or 0.0
-
-    def chosen(law: Coefficients) -> Mapping[str, Any]:
-        decays = {name: law[name] for name in ("R_D", "R_N") if name in law}
-        return plan.with_unique_data(law, compute=compute, unique_tokens=unique, **decays)
-
-    own = fitted.law == "data-constrained"
-    return {
-        "unique_tokens": unique,
-        "decay": "of these runs" if own else "published (Muennighoff et al. 2023): fit it with --law data-constrained",
-        **_spread(chosen, fitted, draws),
-    }
-
-
-def _predicted(fitted: "Fit", draws: "Draws", point: Mapping[str, float]) -> dict[str, Any]:
-    """The law's loss with the interval of the curve, and that of one new run."""
-    import numpy as np
-
-    columns = {symbol: np.array([value]) for symbol, value in _completed(point).items()}
-    value = float(fitted.predict(columns)[0])
-    return {
-        "loss": _figure(value, draws.predict(columns)[:, 0], draws),
-        "one_run": _figure(value, draws.new_runs(columns)[:, 0], draws),
-    }
-
-
-def _completed(point: Mapping[str, float]) -> dict[str, float]:
-    known = dict(point)
-    if "N" in point and "D" in point:
-        known.setdefault("C", 6 * point["N"] * point["D"])
-        known.setdefault("U", point["D"])
-    return known
-
-
-def _spread(
-    answer: Callable[[Coefficients], Mapping[str, Any]], fitted: "Fit", draws: "Draws"
-) -> dict[str, dict[str, float]]:
-    """An answer of the fitted coefficients with the interval that it has over the draws, figure by figure."""
-    value, drawn = answer(_law(fitted.coefficients)), answer(_law(draws.coefficients))
-    return {name: _figure(float(each), drawn[name], draws) for name, each in value.items()}
-
-
-def _figure(value: float, drawn: "np.ndarray", draws: "Draws") -> dict[str, float]:
-    import numpy as np
-
-    low, high = draws.interval(np.broadcast_to(drawn, draws.noise.shape))
-    return {"value": value, "low": low, "high": high}
-
-
-def _law(coefficients: Coefficients) -> Coefficients:
-    """E, A, B, alpha, beta; the over-training form is the law at alpha = beta = 2 eta (Gadre et al. 2024)."""
-    if "eta" not in coefficients:
-        return coefficients
-    eta = coefficients["eta"]
-    shared = {"E": coefficients["E"], "alpha": 2 * eta, "beta": 2 * eta}
-    return {**shared, "A": coefficients["a"] / 6**eta, "B": coefficients["b"] / 6**eta}
-
-
-def _like(loss: float | None, law: Coefficients) -> Any:
-    """A loss for each draw: among arrays one that is out of reach is an infinite cost, alone it is an error."""
-    import numpy as np
-
-    return np.full(np.shape(law["E"]), loss) if np.ndim(law["E"]) else loss
-
-
-def _cost(compute: float, price: Price | None) -> dict[str, float]:
-    """The hours and the money that FLOPs take, where it was said what they cost."""
-    from models import budgets
-
-    if price is None:
-        return {}
-    rates = {"peak_flops_per_second": price.peak, "utilisation": price.utilisation}
-    hours = {"gpu_hours": float(budgets.gpu_hours_of(compute, **rates))}
-    if price.hourly is None:
-        return hours
-    return {**hours, "money": float(budgets.money_of(compute, price_per_gpu_hour=price.hourly, **rates))}
-
-
-def _intervals_of(plans: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The interval of each derived figure by its dotted name, beside those of the coefficients."""
-    return {
-        f"{plan}.{name}": [figure["low"], figure["high"]]
-        for plan, figures in plans.items()
-        if isinstance(figures, Mapping)
-        for name, figure in figures.items()
-        if isinstance(figure, Mapping) and "low" in figure
-    }
+    inputs = named(law).inputs
+    both = {"N", "D"} <= point.keys()
+    known = {*inputs, *("ND" if "C" in inputs else ""), *("C" if both else "")}
+    if foreign := [symbol for symbol in point if symbol not in known]:
+        raise ValueError(f"--predict gives {', '.join(foreign)}, and the law {law} takes {', '.join(inputs)}: leave "
+                         f"{'it' if len(foreign) == 1 else 'them'} out")  # fmt: skip
+    if both and "C" in point and not 0.5 <= point["C"] / (6 * point["N"] * point["D"]) <= 2:
+        raise ValueError(
+            f"--predict gives C = {point['C']:.3g}, and 6 N D is {6 * point['N'] * point['D']:.3g}: leave one out"
+        )
 
 
 def _plots(runs: "Runs", fitted: "Fit", draws: "Draws", asked: Request) -> list[Path]:
@@ -312,7 +214,7 @@ def _plots(runs: "Runs", fitted: "Fit", draws: "Draws", asked: Request) -> list[
     folder, columns = asked.plots, runs.columns()
     if folder is None or "C" not in columns:
         return []
-    names = runs.run or tuple(f"line {line}" for line in runs.lines)
+    names = runs.run or runs.names
     paths = {name: folder / f"{name}.png" for name in ("residuals", "loss-by-compute", "equal-losses", "forecast")}
     sizes = {"N", "D"} <= columns.keys()
     shown = columns if "N" in columns else {**columns, "N": columns["C"]}

@@ -64,8 +64,9 @@ def _text(path: str, found: bytes) -> str:
     try:
         return found.decode(encoding)
     except UnicodeDecodeError as error:
+        name = encoding.removesuffix("-sig").upper()
         raise UsageError(
-            f"{_name(path)} is no {encoding[:6].upper()} text (byte {found[error.start]:#04x} at {error.start:,}): "
+            f"{_name(path)} is no {name} text (byte {found[error.start]:#04x} at {error.start:,}): "
             "save it as CSV UTF-8, or convert it, as in iconv -f LATIN1 -t UTF-8"
         ) from None
 

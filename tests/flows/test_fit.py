@@ -1,14 +1,18 @@
 """`evergreen fit` as a user meets it: from a table of runs to coefficients, intervals, plans and pictures."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flows import cli
+from flows import cli, fit_table
+from models.compute_optimal import optimum
 from models.laws import LAWS
+from tasks.settings import ROOT
 
 TRUE = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 FAST = ("--bootstrap", "300")
@@ -118,6 +122,68 @@ def test_what_the_plans_answer(table: str, capsys: pytest.CaptureFixture[str]) -
     assert short["loss_unlimited"]["value"] < short["loss"]["value"] < short["loss_one_epoch"]["value"]
 
 
+def test_isoflop_parabolas(table: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = said(capsys, table, *FAST, "--law", "isoflop", "--compute", "5.76e23", "--plots", str(tmp_path))
+    assert (found["law"], found["n"], found["starts"], len(found["points"])) == ("isoflop", 60, None, 6)
+    assert set(found["coefficients"]) == {"a", "b", "k_N", "k_D"} and "parabola" in found["estimator"]
+    assert found["coefficients"]["a"] + found["coefficients"]["b"] == pytest.approx(1)
+    for name in ("N", "D", "tokens_per_parameter", "loss"):
+        figure = found["optimum"][name]
+        assert figure["low"] < figure["value"] < figure["high"]
+        assert found["intervals"][f"optimum.{name}"] == [figure["low"], figure["high"]]
+    true = optimum(TRUE, compute=5.76e23)
+    corrected = found["optimum"]["N"]["value"] / found["bias"]["N"]
+    assert corrected == pytest.approx(true["N"], rel=0.4)
+    assert found["optimum"]["loss"]["low"] < true["loss"] < found["optimum"]["loss"]["high"]
+    assert any("a loss is no parabola" in note for note in found["notes"])
+    assert found["plots"] == [str(tmp_path / "loss-by-compute.png")] and Path(found["plots"][0]).exists()
+    assert cli.main(["fit", table, *FAST, "--law", "isoflop", "--compute", "5.76e23"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_the_envelope_of_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["id,which,params,tokens,loss"]
+    for n in np.geomspace(1e7, 1e10, 12):
+        for d in np.geomspace(1e9, 1e12, 25):
+            loss = TRUE["E"] + TRUE["A"] * n ** -TRUE["alpha"] + TRUE["B"] * d ** -TRUE["beta"]
+            lines.append(f"{len(lines)},m{n:.0f},{n:.0f},{d:.0f},{loss:.6f}")
+    path = tmp_path / "curves.csv"
+    path.write_text("\n".join(lines))
+    found = said(capsys, str(path), *FAST, "--law", "envelope", "--column", "run=which", "--compute", "1e22")
+    assert found["coefficients"]["a"] == pytest.approx(TRUE["beta"] / (TRUE["alpha"] + TRUE["beta"]), abs=0.03)
+    assert found["optimum"]["N"]["value"] == pytest.approx(optimum(TRUE, compute=1e22)["N"], rel=0.3)
+    assert found["optimum"]["loss"]["value"] == pytest.approx(optimum(TRUE, compute=1e22)["loss"], rel=0.01)
+    assert found["optimum"]["loss"]["low"] is None
+    assert "each of the 300 rows is a run of its own" in refused(capsys, str(path), "--law", "envelope")
+    path.write_text("\n".join([*lines, lines[-1].replace("300,", "301,", 1).replace(lines[-1][-8:], "2.500000")]))
+    message = refused(capsys, str(path), "--law", "envelope", "--column", "run=which")
+    assert "line 302 (m10000000000) is at the same" in message and "line 301" in message
+
+
+def test_rows_of_training_curves_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["model,params,tokens,loss"]
+    for n in np.geomspace(1e7, 1e10, 5):
+        for d in np.geomspace(1e9, 1e12, 6):
+            loss = TRUE["E"] + TRUE["A"] * n ** -TRUE["alpha"] + TRUE["B"] * d ** -TRUE["beta"]
+            lines.append(f"m{n:.0f},{n:.0f},{d:.0f},{loss:.4f}")
+    (tmp_path / "runs.csv").write_text("\n".join(lines))
+    found = said(capsys, str(tmp_path / "runs.csv"), *FAST)
+    assert any(each.startswith("30 rows are of 5 runs by their names") for each in found["warnings"])
+    found = said(capsys, str(tmp_path / "runs.csv"), *FAST, "--law", "envelope")
+    assert not any("by their names" in each for each in found["warnings"])
+
+
+def test_a_deciding_run_is_called_by_its_line_and_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["name,N,D,loss"]
+    for place, (n, d) in enumerate((n, d) for n in (1e8, 4e8, 16e8) for d in (2e9, 8e9, 32e9)):
+        loss = TRUE["E"] + TRUE["A"] * n ** -TRUE["alpha"] + TRUE["B"] * d ** -TRUE["beta"]
+        lines.append(f"small-{place},{n:.0f},{d:.0f},{loss * (1.2 if place == 5 else 1):.5f}")
+    (tmp_path / "runs.csv").write_text("\n".join(lines))
+    found = said(capsys, str(tmp_path / "runs.csv"), *FAST, "--estimator", "least-squares")
+    assert found["diagnostics"]["influence"][0]["name"] == "line 7 (small-5)"
+    assert any(each.startswith("line 7 (small-5) decides the fit") for each in found["warnings"])
+
+
 def test_the_law_that_forecasts_best(table: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = said(capsys, table, *FAST, "--law", "best")
     assert found["law"] == found["comparison"][0]["law"]
@@ -179,6 +245,20 @@ def test_the_words_about_columns_reach_the_table(
         (("--law", "data-constrained"), ("unique_tokens",)),
         (("--law", "kaplan-nd", "--compute", "1e21"), ("kaplan-nd", "--law chinchilla")),
         (("--target-loss", "1"), ("floor",)),
+        (("--law", "isoflop", "--target-loss", "2"), ("--target-loss", "--law chinchilla")),
+        (("--law", "isoflop", "--estimator", "lad", "--prior"), ("--estimator and --prior", "leave them out")),
+        (("--law", "isoflop", "--compute", "0.001"), ("parameters, far from any run",)),
+        (("--law", "envelope"), ("no column names the runs", "--column run=NAME")),
+        (("--law", "envelope", "--column", "run=zz"), ("--column run=zz", "'val_loss'")),
+        (("--target-loss", "1e9"), ("--target-loss 1e9", "guessing")),
+        (("--compute", "1e41"), ("1e41", "1e+40")),
+        (("--compute", "0.001"), ("parameters, far from any run",)),
+        (("--delta", "1e-300"), ("1e-300", "--estimator lad")),
+        (("--predict", "N=1e9,D=1e10,L=3"), ("--predict gives L", "leave it out")),
+        (("--predict", "N=1e9,D=1e10,C=1"), ("C = 1", "6e+19")),
+        (("--law", "compute", "--predict", "N=1e9,D=1e10,C=1"), ("C = 1", "6e+19")),
+        (("--peak", "1e15", "--utilisation", "40%"), ("'40%'", "0.4")),
+        (("--bootstrap", "1000000"), ("60 rows in 1,000,000 resamples", "--bootstrap 666666")),
         (("--target-loss", "-1"), ("--target-loss -1", "above 0")),
         (("--inference-tokens", "1T"), ("--target-loss",)),
         (("--unique-tokens", "1B"), ("--compute",)),
@@ -207,6 +287,46 @@ def test_wrong_words(
     assert all(part in message for part in parts), message
 
 
+def test_how_far_from_the_runs_a_plan_lies(table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--target-loss", "2.0", "--predict", "N=1e12,D=1e13", "--predict", "N=1e7,D=1e8")
+    found = said(capsys, table, *FAST, *asked)
+    assert found["cheapest"]["beyond_the_runs"] == pytest.approx(found["cheapest"]["C"]["value"] / 3e21, rel=1e-3)
+    assert found["predictions"][0]["beyond_the_runs"] == pytest.approx(6e25 / 3e21, rel=1e-3)
+    assert found["predictions"][1]["below_the_runs"] == pytest.approx(1e19 / 6e15, rel=1e-3)
+    assert cli.main(["fit", table, *FAST, *asked]) == 0
+    shown = capsys.readouterr().out
+    assert "2e+04 times the largest run's FLOPs" in shown and "1.67e+03 times below the smallest run's FLOPs" in shown
+    assert "a run with N = 1 T, D = 10 T\n" in shown
+
+
+def test_a_slip_in_the_table_is_named(table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs.csv").write_text(Path(table).read_text() + "\n1e9,20,26.1\n")
+    [warning, *_] = [each for each in said(capsys, str(tmp_path / "runs.csv"), *FAST)["warnings"] if "slip" in each]
+    assert warning.startswith("line 62 lies 10.1 times above the law")
+    lines = Path(table).read_text().splitlines()
+    (tmp_path / "same.csv").write_text("\n".join([lines[0], *(f"{line.rsplit(',', 1)[0]},2.5" for line in lines[1:])]))
+    for law in ("chinchilla", "isoflop"):
+        assert "the same loss, 2.5" in refused(capsys, str(tmp_path / "same.csv"), "--law", law)
+
+
+def test_a_count_that_rounds_up_keeps_its_unit() -> None:
+    assert [fit_table._plain(value) for value in (20_000.0, 9_999.4, 1.2e8)] == ["20,000", "9,999", "1.200e+08"]
+    assert [fit_table._amount(value) for value in (999.7e9, 999.4e9, 1.0004e6)] == ["1 T", "999 B", "1 M"]
+
+
+def test_the_guide_shows_what_the_command_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "fitting.md").read_text()
+    script = page.split("```python\n")[1].split("```")[0]
+    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (tmp_path / "runs.csv").write_text(made.stdout)
+    for words in ((), ("--compute", "1e23"), ("--law", "isoflop")):
+        assert cli.main(["fit", str(tmp_path / "runs.csv"), *words]) == 0
+        shown = [line[:25].rstrip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+        figures = [line for line in shown if line[-1:].isdigit() and not line.startswith("   ")]
+        assert len(figures) >= 4
+        assert all(line in page for line in figures), figures
+
+
 def test_too_few_runs_and_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "runs.csv").write_text("N,D,loss\n1e8,2e9,3.1\n2e8,4e9,2.9\n")
     assert "5 coefficients" in refused(capsys, str(tmp_path / "runs.csv"))
@@ -215,7 +335,7 @@ def test_too_few_runs_and_no_table(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_laws_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [each["law"] for each in said(capsys, "--laws")] == list(LAWS)
+    assert [each["law"] for each in said(capsys, "--laws")] == [*LAWS, "isoflop", "envelope"]
     assert cli.main(["fit", "--laws"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in LAWS)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from models.estimators import least_squares
 from models.extrapolation import compare
 from models.scaling_laws import fit
 from tests.models.laws import TRUTHS, loss, runs
@@ -44,8 +45,6 @@ def test_one_ratio_of_tokens_to_parameters_is_named() -> None:
 
 
 def test_a_run_that_decides_the_fit_is_named() -> None:
-    from models.estimators import least_squares
-
     columns = noisy(runs(40, seed=1), noise=0.002)
     columns["N"][11] *= 30  # a size that no other run is near, and a loss that does not belong to it
     fitted = fit(columns, estimator=least_squares())
@@ -54,6 +53,20 @@ def test_a_run_that_decides_the_fit_is_named() -> None:
     without = fit({name: np.delete(column, 11) for name, column in columns.items()}, estimator=least_squares())
     assert found[0]["coefficients"]["alpha"] == pytest.approx(without.coefficients["alpha"], rel=1e-4)
     assert any("run 12 decides the fit" in each for each in fitted.warnings)
+
+
+def test_runs_are_called_by_their_names() -> None:
+    columns = noisy(runs(40, seed=1), noise=0.002)
+    columns["N"][11] *= 30
+    names = [f"line {place + 2}" for place in range(40)]
+    fitted = fit(columns, estimator=least_squares(), names=names)
+    assert fitted.diagnostics["influence"][0] | {"run": 12, "name": "line 13"} == fitted.diagnostics["influence"][0]
+    assert any(each.startswith("line 13 decides the fit") for each in fitted.warnings)
+    columns["L"][3] = np.nan
+    with pytest.raises(ValueError, match="L of line 5 is nan"):
+        fit(columns, names=names)
+    with pytest.raises(ValueError, match="2 names for 40 runs"):
+        fit(columns, names=names[:2])
 
 
 def test_more_than_one_run_is_left_out_one_beside_the_other() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.compute_optimal import optimum, predict
-from models.isoflop import bias, envelope, isoflop
+from models.isoflop import bias, bias_at, envelope, isoflop
 from tests.intervals import expected, held
 
 EQUAL = {"E": 1.7, "A": 400.0, "B": 1500.0, "alpha": 0.34, "beta": 0.34}
@@ -43,7 +43,8 @@ def test_equal_exponents_and_centred_grids_give_the_optimum_exactly() -> None:
     assert (found.coefficients["a"], found.coefficients["b"]) == pytest.approx((0.5, 0.5), abs=1e-10)
     assert found.coefficients["k_N"] * found.coefficients["k_D"] == pytest.approx(1 / 6)
     further = optimum(EQUAL, compute=1e24)
-    assert found.predict(1e24) == pytest.approx({"N": further["N"], "D": further["D"]}, rel=1e-8)
+    names = ("N", "D", "tokens_per_parameter")
+    assert found.predict(1e24) == pytest.approx({name: further[name] for name in names}, rel=1e-8)
 
 
 def test_unequal_exponents_shift_the_vertex_as_foretold_and_leave_the_exponent() -> None:
@@ -80,6 +81,14 @@ def test_a_centre_that_drifts_bends_the_exponent_as_foretold() -> None:
     wrong = np.polyfit(np.log(BUDGETS), np.log(bias(UNEQUAL, 64.0, offset=offsets)["N"]), 1)[0]
     assert found.coefficients["a"] - 0.25 / 0.65 == pytest.approx(wrong, abs=1e-9)
     assert abs(wrong) > 1e-3
+    at = bias_at({"N": n.ravel(), "C": c.ravel(), "L": np.ones(n.size)}, UNEQUAL)
+    assert (at["a"], at["b"]) == pytest.approx((wrong, -wrong), abs=1e-9)
+
+
+def test_the_bias_at_a_grid_is_that_of_its_width() -> None:
+    at = bias_at(grid(UNEQUAL, width=64.0), UNEQUAL)
+    assert at["N"] == pytest.approx(bias(UNEQUAL, 64.0, sizes=7)["N"])
+    assert at["a"] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(("sizes", "noise"), [(7, 0.003), (5, 0.002), (4, 0.001)])

@@ -354,3 +354,42 @@ def _answers(text: str, rng: random.Random) -> bool:
         return False
     assert all(np.isfinite(column).all() and (column > 0).all() for column in found.columns().values())
     return True
+
+
+SWEEP = [(10**8 * (i + 1), 10**9 * (i % 4 + 2), 3.0 - 0.1 * i) for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        ("Total,1e9,3e9,3.0", "'name' is 'Total', which sums up runs"),
+        ("average,1e9,3e9,3.0", "'name' is 'average'"),
+        (f",{sum(row[0] for row in SWEEP)},{sum(row[1] for row in SWEEP)},{sum(row[2] for row in SWEEP):.2f}",
+         "is the sum of the rows above"),
+        (f",{sum(row[0] for row in SWEEP) / 8},{sum(row[1] for row in SWEEP) / 8},{sum(row[2] for row in SWEEP) / 8}",
+         "is the mean of the rows above"),
+    ],
+)  # fmt: skip
+def test_a_row_that_sums_up_others_is_no_run(last: str, why: str) -> None:
+    text = "\n".join(["name,N,D,loss", *(f"r,{n},{d},{loss:.2f}" for n, d, loss in SWEEP)])
+    message = refused(f"{text}\n{last}\n")
+    assert f"line 10: {why}" in message and "--drop-invalid" in message
+    assert len(runs(f"{text}\n{last}\n", drop_invalid=True)) == 8
+    pooled = "\n".join(["pooling,N,D,loss", *(f"mean,{n},{d},{loss:.2f}" for n, d, loss in SWEEP)])
+    assert len(runs(pooled)) == 8
+
+
+def test_columns_of_a_tracker() -> None:
+    found = runs("run_id,metrics.val_loss,params.n_params,config/tokens\na,3.1,1e8,2e9\nb,2.9,2e8,4e9\n")
+    assert (found.L[0], found.N[0], found.D[0]) == (3.1, 1e8, 2e9)  # type: ignore[index]
+    assert found.names == ("line 2 (a)", "line 3 (b)")
+
+
+def test_n_and_d_that_look_swapped_are_a_warning() -> None:
+    assert any("are N and D swapped?" in each for each in runs("D,N,loss\n1e8,2e9,3.1\n2e8,4e9,2.9\n").warnings)
+    assert not runs(PLAIN).warnings
+
+
+def test_the_run_column_may_be_named() -> None:
+    found = runs("id,which,N,D,loss\n1,x\x1b[2J,1e8,2e9,3.1\n2,y,2e8,4e9,2.9\n", columns={"run": "which"})
+    assert found.run == ("x\x1b[2J", "y") and found.names[0] == r"line 2 ('x\x1b[2J')"
