@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Rows = list[tuple[str, str]]
-Figure = Mapping[str, float | None]
+Figure = Mapping[str, Any]
 TITLES = {
     "N": "parameters", "D": "training tokens", "C": "FLOPs", "tokens_per_parameter": "tokens per parameter",
     "loss": "loss", "one_run": "loss of one run", "epochs": "epochs", "saving": "saving",
@@ -14,6 +14,7 @@ TITLES = {
 }  # fmt: skip
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 HEAD = 11
+NAME, VALUE, RANGE = 25, 11, 23  # columns of a plan
 MOST_POINTS = 12  # of those that a frontier passes through
 
 
@@ -103,7 +104,8 @@ def _plans(found: Mapping[str, Any]) -> Rows:
     lines: Rows = []
     for name, title in _titles(found).items():
         if name in found:
-            lines += [("", ""), (title, "")]
+            heads = f"{'by resampling':<{RANGE}}by profile" if _by_profile(found[name]) else ""
+            lines += [("", ""), (f"{title:<{NAME + VALUE}}" if heads else title, heads)]
             lines += [_line(each, value) for each, value in found[name].items() if _shown(each, value)]
             lines += _beyond(found[name])
     for point in found.get("predictions", ()):
@@ -136,10 +138,18 @@ def _shown(name: str, value: Any) -> bool:
 def _line(name: str, figure: Figure) -> tuple[str, str]:
     write = {"N": _amount, "D": _amount, "effective_D": _amount, "saving": _share}.get(name, _plain)
     value, low, high = (write(figure[key]) for key in ("value", "low", "high"))
-    head = f"  {TITLES[name]:<23}"
+    head = f"{'  ' + TITLES[name]:<{NAME}}"
     if figure["low"] is None and figure["high"] is None:
-        return head, f"{value:<14}no interval"
-    return head, f"{low} to {high}" if name == "one_run" else f"{value:<14}{low} to {high}" if low != high else value
+        return head, f"{value:<{VALUE}}no interval"
+    if low == high:
+        return head, value
+    profiled = " to ".join(map(write, figure["profile"])) if "profile" in figure else ""
+    ranges = f"{low + ' to ' + high:<{RANGE}}{profiled}".rstrip()
+    return head, ranges if name == "one_run" else f"{value:<{VALUE}}{ranges}"
+
+
+def _by_profile(plan: Mapping[str, Any]) -> bool:
+    return any(isinstance(figure, Mapping) and "profile" in figure for figure in plan.values())
 
 
 def _beyond(plan: Mapping[str, Any]) -> Rows:

@@ -10,6 +10,7 @@ from models.minimise import Problem, Pull, Tie, gradient_of, minimise
 
 Coefficients = Mapping[str, np.ndarray]
 Quantity = Callable[[Coefficients], np.ndarray]
+Measure = Callable[[np.ndarray], np.ndarray]
 LADDER = np.array([0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 9, 14])  # standard deviations at which a profile is looked at
 WIDENINGS, REFINEMENTS = 3, 2
 
@@ -79,28 +80,33 @@ def profiles(
     problem: Problem, theta: np.ndarray, symbols: tuple[str, ...], level: float
 ) -> dict[str, tuple[float, float]]:
     """The profile interval of each coefficient, by symbol."""
+
+    def of(symbol: str) -> Measure:
+        return lambda thetas: problem.law.named(thetas, problem.frame)[symbol]
+
+    # what is fitted as it is, and may be nothing, is looked at as it is
     return {
-        symbol: profile(problem, theta, _getter(symbol), level, log=symbol not in problem.law.theta)
-        for symbol in symbols
+        symbol: profile(problem, theta, of(symbol), level, log=symbol not in problem.law.theta) for symbol in symbols
     }
 
 
 def profile(
-    problem: Problem, theta: np.ndarray, quantity: Quantity, level: float, *, log: bool = True
+    problem: Problem, theta: np.ndarray, measure: Measure, level: float, *, log: bool = True
 ) -> tuple[float, float]:
-    """Values >= 0 of a quantity that the runs do not exclude: 2 (objective - least objective) / tau below t^2.
+    """Values >= 0 of a function of theta (B, p) that the runs do not exclude, those with
 
-    At each value all coefficients are fitted again, in the logarithm of the quantity if `log`. tau = E[psi^2] /
-    E[psi'] makes a likelihood ratio of any estimator (Huber and Ronchetti, Robust Statistics, section 7.7); t is
-    Student's, so that few runs count as few. 0 or inf where the objective never rises so far: a flat direction.
+    2 (objective - least objective) / tau below t^2. At each value all coefficients are fitted again, in the logarithm
+    of the function if `log`. tau = E[psi^2] / E[psi'] makes a likelihood ratio of any estimator (Huber and Ronchetti,
+    Robust Statistics, section 7.7); t is Student's, so that few runs count as few. 0 or inf where the objective never
+    rises so far: a flat direction.
     """
     base = problem.at(theta[None])
     tau, bend = robust_scale(problem, base.residuals[0])
     allowed = 0.5 * tau * _student(level, len(problem.observed) - len(theta)) ** 2
 
     def measured(thetas: np.ndarray) -> np.ndarray:
-        value = quantity(problem.law.named(thetas, problem.frame))
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
+            value = measure(thetas)
             return np.log(value) if log else value
 
     centre = float(measured(theta[None])[0])
@@ -180,10 +186,6 @@ def _bracket(
             return inside, float(nearer)
         inside = float(value)
     return inside, outside
-
-
-def _getter(symbol: str) -> Quantity:
-    return lambda coefficients: coefficients[symbol]
 
 
 def _student(level: float, freedom: int) -> float:

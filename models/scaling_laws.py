@@ -112,7 +112,18 @@ class Fit:
 
     def profile_of(self, quantity: intervals.Quantity, level: float = 0.95) -> tuple[float, float]:
         """The profile-likelihood interval of a positive function of the coefficients, given by symbol as arrays."""
-        return intervals.profile(self.problem, self.theta, quantity, level)
+
+        def measured(thetas: np.ndarray) -> np.ndarray:
+            return np.asarray(quantity(self.law_of.named(thetas, self.problem.frame)))
+
+        return intervals.profile(self.problem, self.theta, measured, level)
+
+    def profile_at(self, columns: Columns, level: float = 0.95) -> tuple[float, float]:
+        """The profile-likelihood interval of the law's loss at one row of its inputs."""
+        frame = self.law_of.frame(_arrays(columns), self.problem.frame.centre)
+        return intervals.profile(
+            self.problem, self.theta, lambda thetas: np.exp(self.law_of.log_loss(thetas, frame)[:, 0]), level
+        )
 
     @property
     def law_of(self) -> Law:

@@ -31,16 +31,19 @@ class Forecast:
     high: np.ndarray
 
 
-def loss_by_compute(runs: Columns, predict: Predict, path: Path) -> None:
-    """Loss over training FLOPs with the law's frontier; where runs share budgets, loss over size for each as well."""
+def loss_by_compute(runs: Columns, predict: Predict, path: Path, *, sizes: np.ndarray | None = None) -> None:
+    """Loss over training FLOPs with the law's frontier; where runs share budgets, loss over size for each as well.
+
+    Here and below `sizes` are the N that there may be, where not every one may.
+    """
     found = budgets(runs)
 
     def over_compute(axes: "Axes") -> None:
         dots = axes.scatter(runs["C"], runs["L"], c=np.log10(runs["N"]), cmap=_ramp(), s=20, lw=0, zorder=2)
         _sizes(axes, dots, runs["N"])
         reach = _spaced(runs["C"], 1.3)
-        best = frontier(predict, reach, runs)
-        axes.plot(reach, best["L"], color=GREEN, lw=1.8, label="the best that the law promises", zorder=3)
+        best = frontier(predict, reach, runs, sizes)
+        axes.plot(reach, best["L"], color=GREEN, lw=1.8, label=_promised(sizes), zorder=3)
         _flops_axis(axes, reach, most=6)
         _loss_axis(axes, np.concatenate([runs["L"], best["L"]]))
         axes.set_title("Loss and compute")
@@ -67,12 +70,14 @@ def loss_by_compute(runs: Columns, predict: Predict, path: Path) -> None:
     _drawn(path, [over_compute, *([over_size] if len(found) > 1 else [])], height=3.9)
 
 
-def contours(runs: Columns, predict: Predict, path: Path, *, compute: float | None = None) -> None:
+def contours(
+    runs: Columns, predict: Predict, path: Path, *, compute: float | None = None, sizes: np.ndarray | None = None
+) -> None:
     """L(N, D) as lines of equal loss with the runs, the line of the best N and D, and lines of equal FLOPs."""
 
     def draw(axes: "Axes") -> None:
         budget = [compute] if compute else []
-        best = frontier(predict, _spaced(np.append(runs["C"], budget), 1.5), runs)
+        best = frontier(predict, _spaced(np.append(runs["C"], budget), 1.5), runs, sizes)
         n, d = (_spaced(np.append(runs[symbol], best[symbol] if compute else []), 1.6, 120) for symbol in "ND")
         grid_n, grid_d = np.meshgrid(n, d)
         plane = predict(filled(runs, grid_n.ravel(), grid_d.ravel())).reshape(grid_n.shape)
@@ -83,10 +88,10 @@ def contours(runs: Columns, predict: Predict, path: Path, *, compute: float | No
         axes.set_yscale("log")
         axes.clabel(lines, fmt="%.4g", fontsize=8, colors=INK, manual=_label_places(n, d, plane, levels))
         _equal_flops(axes, n, d)
-        axes.plot(best["N"], best["D"], color=GREEN, lw=2, label="best N and D of a budget")
+        axes.plot(best["N"], best["D"], color=GREEN, lw=2, label=_promised(sizes))
         axes.scatter(runs["N"], runs["D"], s=18, color=BLUE, edgecolors="white", linewidths=0.5, zorder=3, label="runs")
         if compute:
-            place = frontier(predict, np.array([compute]), runs)
+            place = frontier(predict, np.array([compute]), runs, sizes)
             label = f"for {_flops(compute)} FLOPs"
             axes.plot(place["N"], place["D"], "D", color=GREEN, ms=7, zorder=4, label=label)
         axes.set(xlim=(n[0], n[-1]), ylim=(d[0], d[-1]), xlabel="parameters", ylabel="training tokens")
@@ -101,8 +106,9 @@ def contours(runs: Columns, predict: Predict, path: Path, *, compute: float | No
 
 
 def forecast(
-    runs: Columns, expected: Forecast, path: Path, *, at: float | None = None, actual: tuple[float, float] | None = None
-) -> None:
+    runs: Columns, expected: Forecast, path: Path, *, at: float | None = None,
+    actual: tuple[float, float] | None = None, sizes: np.ndarray | None = None,
+) -> None:  # fmt: skip
     """The forecast with its interval beyond the runs. `at` is the planned budget, `actual` FLOPs and loss of the
     run that was then made.
     """
@@ -111,7 +117,7 @@ def forecast(
         axes.fill_between(
             expected.compute, expected.low, expected.high, color=GREEN, alpha=0.16, lw=0, label="95% interval"
         )
-        axes.plot(expected.compute, expected.loss, color=GREEN, lw=1.8, label="best N and D of each budget")
+        axes.plot(expected.compute, expected.loss, color=GREEN, lw=1.8, label=_promised(sizes))
         axes.scatter(runs["C"], runs["L"], s=20, color=BLUE, lw=0, zorder=3, label="runs")
         shown = [runs["L"], expected.loss, expected.low, expected.high]
         if at:
@@ -191,20 +197,35 @@ def budgets(runs: Columns) -> list[np.ndarray]:
     return [group for group in found if runs["N"][group].max() >= 2 * runs["N"][group].min()]
 
 
-def frontier(predict: Predict, compute: np.ndarray, runs: Columns) -> dict[str, np.ndarray]:
+def frontier(
+    predict: Predict, compute: np.ndarray, runs: Columns, among: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """The N and D that the law likes best for each budget C, and their loss L; each of shape (budgets,).
 
-    Searched on a grid of sizes, so that it serves a law of any form.
+    Searched among the sizes given, or on a grid, so that it serves a law of any form.
     """
+    if among is not None:
+        return _best(predict, compute, runs, np.tile(among, (len(compute), 1)))
     low = np.full(len(compute), np.log(runs["N"].min()) - 7)
     high = np.full(len(compute), np.log(runs["N"].max()) + 14)
-    rows = np.arange(len(compute))
     for _ in range(2):
         sizes = np.exp(np.linspace(low, high, PLACES, axis=1))
-        tokens = compute[:, None] / per_token(runs, sizes)
-        losses = predict(filled(runs, sizes.ravel(), tokens.ravel())).reshape(sizes.shape)
-        best = np.argmin(np.where(np.isfinite(losses), losses, np.inf), axis=1)
-        low, high = (np.log(sizes[rows, np.clip(best + step, 0, PLACES - 1)]) for step in (-1, 1))
+        found = _best(predict, compute, runs, sizes)
+        step = (high - low) / (PLACES - 1)
+        low, high = np.log(found["N"]) - step, np.log(found["N"]) + step
+    return found
+
+
+def _promised(sizes: np.ndarray | None) -> str:
+    return "best N and D of a budget" if sizes is None else "best candidate for a budget"
+
+
+def _best(predict: Predict, compute: np.ndarray, runs: Columns, sizes: np.ndarray) -> dict[str, np.ndarray]:
+    """The best of `sizes` (budgets, choices) for each budget."""
+    tokens = compute[:, None] / per_token(runs, sizes)
+    losses = predict(filled(runs, sizes.ravel(), tokens.ravel())).reshape(sizes.shape)
+    best = np.argmin(np.where(np.isfinite(losses), losses, np.inf), axis=1)
+    rows = np.arange(len(compute))
     return {"C": compute, "N": sizes[rows, best], "D": tokens[rows, best], "L": losses[rows, best]}
 
 

@@ -80,8 +80,8 @@ def answer(runs: "Runs", asked: Request) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(str(error)) from None
     found["seconds"] = time.perf_counter() - began
-    finite: dict[str, Any] = _finite(found)
-    return finite
+    said: dict[str, Any] = finite(found)
+    return said
 
 
 def _check_runs(runs: "Runs") -> None:
@@ -122,7 +122,8 @@ def _answer(runs: "Runs", asked: Request) -> dict[str, Any]:
         "coefficients": fitted.coefficients, "objective": fitted.objective, "noise": fitted.noise,
         "intervals": {**{name: list(draws.interval(each)) for name, each in draws.coefficients.items()},
                       **law_plans.intervals_of(plans)},
-        "profile_intervals": {name: list(pair) for name, pair in fitted.profile().items()},
+        "profile_intervals": {**{name: list(pair) for name, pair in fitted.profile().items()},
+                              **law_plans.intervals_of(plans, profile=True)},
         "starts": fitted.starts, "starts_at_optimum": fitted.starts_at_optimum, "fit_seconds": fitted.seconds,
         "bootstrap": {"draws": asked.draws, "kind": kind, "seed": asked.seed},
         "warnings": [*runs.warnings, *_curves(runs), *fitted.warnings], "notes": [*asked.notes, *runs.notes],
@@ -233,12 +234,12 @@ def _plots(runs: "Runs", fitted: "Fit", draws: "Draws", asked: Request) -> list[
     return list(paths.values())
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same with null for what is no finite number, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value

@@ -18,7 +18,7 @@ def plans(fitted: "Fit", draws: "Draws", asked: "Request") -> dict[str, Any]:
     """Every planning answer that was asked for; each figure with its interval."""
     found: dict[str, Any] = {}
     if fitted.law in PLANNED:
-        found["exponents"] = _spread(_exponents, fitted, draws)
+        found["exponents"] = _profiled(_exponents, fitted, draws)
     if asked.compute is not None:
         found["optimum"] = _optimum(fitted, draws, asked)
     if asked.target_loss is not None:
@@ -45,7 +45,7 @@ def _optimum(fitted: "Fit", draws: "Draws", asked: "Request") -> dict[str, Any]:
     compute = asked.compute or 0.0
     if fitted.law not in PLANNED:
         return {"C": compute, **_outside(fitted, compute), **_predicted(fitted, draws, {"C": compute})}
-    best = _spread(lambda law: plan.optimum(law, compute=compute), fitted, draws)
+    best = _profiled(lambda law: plan.optimum(law, compute=compute), fitted, draws)
     n, d = (best[symbol]["value"] for symbol in "ND")
     run = _predicted(fitted, draws, {"N": n, "D": d})["one_run"]
     return {**best, "C": compute, "one_run": run, **_outside(fitted, compute), **cost(compute, asked.price)}
@@ -98,7 +98,7 @@ def _predicted(fitted: "Fit", draws: "Draws", point: Mapping[str, float]) -> dic
     columns = {symbol: np.array([value]) for symbol, value in completed(point).items()}
     value = float(fitted.predict(columns)[0])
     return {
-        "loss": figure(value, draws.predict(columns)[:, 0], draws),
+        "loss": {**figure(value, draws.predict(columns)[:, 0], draws), "profile": list(fitted.profile_at(columns))},
         "one_run": figure(value, draws.new_runs(columns)[:, 0], draws),
     }
 
@@ -136,6 +136,21 @@ def _spread(
     require_model(value)
     drawn = answer(_law(draws.coefficients))
     return {name: figure(float(each), drawn[name], draws) for name, each in value.items()}
+
+
+def _profiled(
+    answer: Callable[[Coefficients], Mapping[str, Any]], fitted: "Fit", draws: "Draws"
+) -> dict[str, dict[str, Any]]:
+    """As `_spread`, each figure that the law decides with its profile interval as well."""
+
+    def one(name: str) -> Callable[[Coefficients], Any]:
+        return lambda law: answer(_law(law))[name]
+
+    found: dict[str, dict[str, Any]] = dict(_spread(answer, fitted, draws))
+    for name, each in found.items():
+        if each["low"] < each["high"]:
+            each["profile"] = list(fitted.profile_of(one(name)))
+    return found
 
 
 def require_model(answer: Mapping[str, Any]) -> None:
@@ -186,12 +201,12 @@ def cost(compute: float, price: "Price | None") -> dict[str, float]:
     return {**hours, "money": float(budgets.money_of(compute, price_per_gpu_hour=price.hourly, **rates))}
 
 
-def intervals_of(plans: Mapping[str, Any]) -> dict[str, list[float]]:
+def intervals_of(plans: Mapping[str, Any], *, profile: bool = False) -> dict[str, list[float]]:
     """The interval of each derived figure by its dotted name, beside those of the coefficients."""
     return {
-        f"{plan}.{name}": [figure["low"], figure["high"]]
+        f"{plan}.{name}": figure["profile"] if profile else [figure["low"], figure["high"]]
         for plan, figures in plans.items()
         if isinstance(figures, Mapping)
         for name, figure in figures.items()
-        if isinstance(figure, Mapping) and "low" in figure
+        if isinstance(figure, Mapping) and ("profile" if profile else "low") in figure
     }

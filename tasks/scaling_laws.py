@@ -15,6 +15,7 @@ from models.memory import flops_per_token
 from tasks import pages, pretrain, steps, sweep_fit, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import UsageError
+from tasks.law_fit import finite
 from tasks.pretrain import PretrainRecipe
 from tasks.settings import Execution
 
@@ -195,7 +196,7 @@ def fit_and_forecast(
     def build(folder: Path) -> dict[str, Any]:
         runs = [sweep_fit.record(point.summary, vocabulary, base.context) for point in points]
         fitted = sweep_fit.fit_families(runs, asked, main=base.family, pictures=folder / "log")
-        (folder / "fit.json").write_text(json.dumps(fitted, indent=1) + "\n")
+        (folder / "fit.json").write_text(json.dumps(finite(fitted), indent=1, allow_nan=False) + "\n")
         sweep_fit.write_runs(folder / "runs.csv", runs)
         return sweep_fit.summarised(fitted, runs)
 

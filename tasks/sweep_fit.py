@@ -121,7 +121,7 @@ def forecast(runs: Sequence[Mapping[str, Any]], asked: Question, pictures: Path)
     columns = {"N": "N", "D": "D", "C": "C", "L": "loss"}
     swept = {symbol: np.array([run[name] for run in runs], np.float64) for symbol, name in columns.items()}
     names = [f"size {run['size']}, {run['D']:,} tokens" for run in runs]
-    law = fit(swept, LAW, estimator=huber(DELTA), prior=True)
+    law = fit(swept, LAW, estimator=huber(DELTA), prior=True, names=names)
     draws = law.bootstrap(asked.draws, kind="parametric")
     shapes = [shape_of(size, family) for size in asked.candidates]
     options = [
@@ -131,7 +131,8 @@ def forecast(runs: Sequence[Mapping[str, Any]], asked: Question, pictures: Path)
     best, optimum = law.optimum_over(options, asked.compute)
     main = {"N": np.array([optimum.parameters]), "D": np.array([optimum.tokens])}
     low, high = draws.interval(draws.new_runs(main)[:, 0])
-    draw(law, draws, swept, names, asked.compute, pictures)
+    sizes = np.array([n for n, _ in options], np.float64)
+    draw(law, draws, swept, names, asked.compute, sizes, pictures)
     return {
         "family": family, "law": law.law, "estimator": law.estimator, "runs": list(map(dict, runs)),
         "coefficients": law.coefficients, "intervals": _intervals(law, draws, asked.compute),
@@ -158,18 +159,22 @@ def _intervals(law: "Fit", draws: "Draws", compute: float) -> dict[str, list[flo
 
 
 def draw(
-    law: "Fit", draws: "Draws", swept: Mapping[str, "np.ndarray"], names: Sequence[str], compute: float, folder: Path
-) -> None:
-    """Loss by compute with the parabolas of budgets, lines of equal loss, the forecast, the residuals."""
+    law: "Fit", draws: "Draws", swept: Mapping[str, "np.ndarray"], names: Sequence[str], compute: float,
+    sizes: "np.ndarray", folder: Path,
+) -> None:  # fmt: skip
+    """Loss by compute with the parabolas of budgets, lines of equal loss, the forecast, the residuals.
+
+    The best of a budget is the best of the `sizes` that there are.
+    """
     import numpy as np
 
     from tasks import fit_plots
 
     fit_plots.residuals(swept, law.residuals, names, folder / "residuals.png")
-    fit_plots.loss_by_compute(swept, law.predict, folder / "loss-by-compute.png")
-    fit_plots.contours(swept, law.predict, folder / "equal-losses.png", compute=compute)
+    fit_plots.loss_by_compute(swept, law.predict, folder / "loss-by-compute.png", sizes=sizes)
+    fit_plots.contours(swept, law.predict, folder / "equal-losses.png", compute=compute, sizes=sizes)
     reach = np.geomspace(swept["C"].min(), 3 * max(compute, swept["C"].max()), 60)
-    best = fit_plots.frontier(law.predict, reach, swept)
+    best = fit_plots.frontier(law.predict, reach, swept, sizes)
     low, high = np.quantile(draws.new_runs(best), [0.025, 0.975], axis=0)
     expected = fit_plots.Forecast(best["C"], best["L"], low, high)
-    fit_plots.forecast(swept, expected, folder / "forecast.png", at=compute)
+    fit_plots.forecast(swept, expected, folder / "forecast.png", at=compute, sizes=sizes)

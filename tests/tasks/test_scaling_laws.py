@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from flows.lifecycle import lifecycle
 from models.architectures import shape_of
 from models.memory import flops_per_token
-from tasks import cluster, pretrain, scaling_laws
+from tasks import cluster, pretrain, sweep_fit
 from tasks.errors import UsageError
 from tasks.pretrain import PretrainRecipe
-from tasks.scaling_laws import COLUMNS, ScalingRecipe, fit_step, point_steps, points
+from tasks.scaling_laws import ScalingRecipe, fit_step, point_steps, points
 from tasks.settings import Execution
 from tests import killable, tiny
 
@@ -122,7 +122,7 @@ def test_a_life_cycle_of_an_lstm_is_refused_before_it_starts() -> None:
 def test_families_are_compared_pair_by_pair_and_at_the_budget(tmp_path: Path) -> None:
     recipe = ScalingRecipe(families=("llama", "lstm"), compute=1e12, draws=100)
     runs = [
-        scaling_laws.record(
+        sweep_fit.record(
             {
                 "family": point.family, "size": point.size, "tokens": point.tokens, "parameters": 10**5 * point.size,
                 "non_embedding": 10**4 * point.size,
@@ -132,17 +132,24 @@ def test_families_are_compared_pair_by_pair_and_at_the_budget(tmp_path: Path) ->
         )
         for point in points(recipe, BASE, 4096)
     ]  # fmt: skip
-    fitted = scaling_laws.fit_families(runs, recipe, main="llama", vocabulary=4096, context=128)
+    asked = sweep_fit.Question(recipe.candidates, recipe.compute, recipe.draws, 4096, 128)
+    fitted = sweep_fit.fit_families(runs, asked, main="llama", pictures=tmp_path / "both")
     assert fitted["comparison"]["difference"]["mean"] == pytest.approx(0.1)
     assert len(fitted["comparison"]["pairs"]) == 9
     assert fitted["comparison"]["at_budget"]["lstm"]["loss"] > fitted["comparison"]["at_budget"]["llama"]["loss"]
-    alone = scaling_laws.fit_families(runs[:9], ScalingRecipe(compute=1e12, draws=100), main="llama", vocabulary=4096,
-                                      context=128)  # fmt: skip
+    alone = sweep_fit.fit_families(runs[:9], asked, main="llama", pictures=tmp_path / "alone")
     assert alone["forecast"] == fitted["forecast"] and "families" not in alone
-    assert scaling_laws.summarised(fitted, runs)["families"].keys() == {"lstm"}
-    scaling_laws.write_runs(tmp_path / "runs.csv", runs)
+    assert {*alone["coefficients"], "optimum.N"} < alone["intervals"].keys()
+    assert all(low <= alone["coefficients"][name] <= high for name, (low, high) in alone["intervals"].items()
+               if name in alone["coefficients"])  # fmt: skip
+    assert alone["forecast"]["beyond"]["C"] > 1 and alone["diagnostics"]["condition"] > 1
+    pictures = {"residuals.png", "loss-by-compute.png", "equal-losses.png", "forecast.png"}
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == pictures
+    assert {path.name for path in (tmp_path / "both" / "lstm").iterdir()} == pictures
+    assert sweep_fit.summarised(fitted, runs)["families"].keys() == {"lstm"}
+    sweep_fit.write_runs(tmp_path / "runs.csv", runs)
     rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
-    assert list(rows[0]) == list(COLUMNS) and len(rows) == 18
+    assert list(rows[0]) == list(sweep_fit.COLUMNS) and len(rows) == 18
     assert float(rows[-1]["loss"]) == runs[-1]["loss"] and float(rows[-1]["C"]) == runs[-1]["C"]
 
 
