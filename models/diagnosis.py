@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from models.intervals import information, robust_scale
+from models.laws import Columns
 from models.minimise import Problem, minimise
 
 CONDITION = 1e4  # of the coefficients' correlations: above it a direction is all but free
 SAME = 1e-4  # relative difference of objectives that belong to one optimum
+ONE_RATIO = 0.1  # range of ln D/N
 EXACT = 1e-9  # largest residual of a law that passes through its runs: nothing is left to judge a run by
 INFLUENCE_RUNS = 400  # runs that are left out one at a time, those with the largest leverage
 OPTIMA = 5  # how many different ones are listed
@@ -86,6 +88,11 @@ def warnings(
         *_influence(diagnostics["influence"]),
         *_shape(problem),
     )
+
+
+def one_ratio(columns: Columns) -> bool:
+    """Whether all runs have the same tokens per parameter, so that what N gives cannot be told from what D gives."""
+    return {"N", "D"} <= columns.keys() and float(np.ptp(np.log(columns["D"] / columns["N"]))) < ONE_RATIO
 
 
 def called(names: Sequence[str], place: int) -> str:
@@ -209,10 +216,8 @@ def _influence(found: Sequence[dict[str, Any]]) -> list[str]:
 def _shape(problem: Problem) -> list[str]:
     found = []
     raw = problem.frame.raw
-    if {"N", "D"} <= raw.keys():
-        ratio = np.log(raw["D"] / raw["N"])
-        if float(np.ptp(ratio)) < 0.1:
-            found.append("all runs have the same tokens per parameter: alpha and beta cannot be told apart")
+    if one_ratio(raw):
+        found.append("all runs have the same tokens per parameter: alpha and beta cannot be told apart")
     runs, count = len(problem.observed), len(problem.law.theta)
     if runs < 4 * count and problem.pull is None:
         found.append(

@@ -13,6 +13,8 @@ from tasks.frontier_fit import APPROACHES
 from tasks.law_plans import PLANNED, completed
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from models.intervals import Draws
     from models.runs import Runs
     from models.scaling_laws import Fit
@@ -112,6 +114,7 @@ def _answer(runs: "Runs", asked: Request) -> dict[str, Any]:
     compared = _compared(runs, estimator) if asked.law == BEST else []
     law = named(compared[0]["law"] if compared else asked.law)
     _check(law.name, asked)
+    _check_ratio(columns, law.name, asked)
     fitted = fit(columns, law.name, estimator=estimator, starts=asked.starts, prior=asked.prior, names=runs.names)
     kind = "pairs" if fitted.n >= FEW else "parametric"
     draws = fitted.bootstrap(asked.draws, asked.seed, kind=kind)
@@ -188,6 +191,19 @@ def _check(law: str, asked: Request) -> None:
         absent = [symbol for symbol in named(law).inputs if symbol not in completed(point)]
         if absent:
             raise ValueError(f"--predict needs {', '.join(absent)} as well: the law {law} takes {named(law).inputs}")
+
+
+def _check_ratio(columns: Mapping[str, "np.ndarray"], law: str, asked: Request) -> None:
+    """Raises ValueError for a question about N and D to runs that have only their product in many values."""
+    from models.diagnosis import one_ratio
+
+    asks = (asked.compute, asked.target_loss, asked.inference_tokens, asked.unique_tokens)
+    if law in PLANNED and any(each is not None for each in asks) and one_ratio(columns):
+        ratio = float((columns["D"] / columns["N"]).mean())
+        raise ValueError(
+            f"all runs have {ratio:.3g} tokens per parameter, so they cannot say how to spend a budget: add runs with "
+            "more and with fewer, or ask --law compute for the loss of a budget that is spent in this way"
+        )
 
 
 def _check_point(law: str, point: Mapping[str, float]) -> None:

@@ -16,8 +16,10 @@ Coefficients = Mapping[str, Any]
 
 def plans(fitted: "Fit", draws: "Draws", asked: "Request") -> dict[str, Any]:
     """Every planning answer that was asked for; each figure with its interval."""
+    from models.diagnosis import one_ratio
+
     found: dict[str, Any] = {}
-    if fitted.law in PLANNED:
+    if fitted.law in PLANNED and not one_ratio(fitted.problem.frame.raw):
         found["exponents"] = _profiled(_exponents, fitted, draws)
     if asked.compute is not None:
         found["optimum"] = _optimum(fitted, draws, asked)

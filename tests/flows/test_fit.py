@@ -160,6 +160,19 @@ def test_the_envelope_of_curves(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "line 302 (m10000000000) is at the same" in message and "line 301" in message
 
 
+def test_runs_of_one_ratio_say_nothing_of_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = np.geomspace(1e7, 3e9, 20)
+    lines = [f"{n:.0f},{20 * n:.0f},{1.7 + 400 / n**0.34 + 400 / (20 * n) ** 0.28:.5f}" for n in sizes]
+    (tmp_path / "runs.csv").write_text("\n".join(["N,D,loss", *lines]))
+    found = said(capsys, str(tmp_path / "runs.csv"), *FAST)
+    assert "exponents" not in found and any("same tokens per parameter" in each for each in found["warnings"])
+    message = refused(capsys, str(tmp_path / "runs.csv"), "--compute", "1e22")
+    assert "all runs have 20 tokens per parameter" in message and "--law compute" in message
+    found = said(capsys, str(tmp_path / "runs.csv"), *FAST, "--law", "compute", "--compute", "1e22")
+    true = 1.7 + 400 / (1e22 / 120) ** 0.17 + 400 / (20e22 / 6) ** 0.14
+    assert found["optimum"]["loss"]["value"] == pytest.approx(true, rel=0.01)
+
+
 def test_rows_of_training_curves_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ["model,params,tokens,loss"]
     for n in np.geomspace(1e7, 1e10, 5):
