@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from models.forms import Columns
 from models.intervals import information, robust_scale
-from models.laws import Columns
 from models.minimise import Problem, minimise
 
 CONDITION = 1e4  # of the coefficients' correlations: above it a direction is all but free

@@ -10,7 +10,7 @@ import numpy as np
 
 from models import laws
 from models.estimators import Estimator
-from models.laws import Columns
+from models.forms import Columns
 from models.scaling_laws import fit
 
 

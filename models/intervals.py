@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from models.laws import Columns
+from models.forms import Columns
 from models.minimise import Problem, Pull, Tie, gradient_of, minimise
 
 Coefficients = Mapping[str, np.ndarray]

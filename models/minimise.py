@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from models.estimators import Estimator
-from models.laws import Frame, Law, Local
+from models.forms import Frame, Law, Local
 
 ROWS = 256  # fits per block: what it works on stays in the cache
 STEPS, CORNER_STEPS = 200, 60

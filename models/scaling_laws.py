@@ -20,7 +20,7 @@ import numpy as np
 
 from models import diagnosis, intervals, laws
 from models.estimators import Estimator, huber
-from models.laws import MEANINGS, Columns, Law
+from models.forms import MEANINGS, Columns, Law
 from models.minimise import Problem, Pull, minimise, sharpen
 
 FEW_RUNS = 50  # below it the objective is nearly piecewise, and a fit takes many more starts

@@ -157,7 +157,7 @@ def _profiled(
 
 def require_model(answer: Mapping[str, Any]) -> None:
     """Raises ValueError for a model of less than a parameter, or trained on less than a token."""
-    from models.laws import MEANINGS
+    from models.forms import MEANINGS
 
     for name in "ND":
         if name in answer and float(answer[name]) < 1:
