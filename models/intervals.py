@@ -110,7 +110,7 @@ def profile(
             return np.log(value) if log else value
 
     centre = float(measured(theta[None])[0])
-    slope = gradient_of(measured, theta[None])[0]
+    slope = gradient_of(measured, theta[None], problem.bounds)[0]
     moves = np.linalg.pinv(information(problem, theta, bend), hermitian=True) @ slope
     spread = float(np.sqrt(max(tau * slope @ moves, 1e-300)))
     if not np.isfinite(centre + spread):

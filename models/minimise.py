@@ -93,7 +93,7 @@ class Problem:
             gradient = gradient + self.pull.precision * (point.theta - self.pull.mean)
             curvature[:, own, own] += self.pull.precision
         if self.tie is not None:
-            slopes = gradient_of(self.tie.quantity, point.theta)
+            slopes = gradient_of(self.tie.quantity, point.theta, self.bounds)
             off = self.tie.strength * (self.tie.quantity(point.theta) - self.tie.value)
             gradient = gradient + off[:, None] * slopes
             curvature += self.tie.strength * slopes[:, :, None] * slopes[:, None, :]
@@ -223,10 +223,13 @@ def _step(
     return step, 0.5 * np.abs(downhill * step).sum(axis=1)
 
 
-def gradient_of(quantity: Callable[[np.ndarray], np.ndarray], theta: np.ndarray) -> np.ndarray:
-    """The gradient (B, p) of a function of the coefficients by central differences."""
+def gradient_of(
+    quantity: Callable[[np.ndarray], np.ndarray], theta: np.ndarray, bounds: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """The gradient (B, p) of a function of the coefficients by central differences, one-sided at a bound."""
     batch, count = theta.shape
-    width = 1e-6 * np.maximum(1.0, np.abs(theta))
-    moves = np.eye(count) * width[:, None, :]
-    both = [quantity((theta[:, None, :] + sign * moves).reshape(-1, count)).reshape(batch, count) for sign in (1, -1)]
-    return (both[0] - both[1]) / (2 * width)
+    moves = np.eye(count) * (1e-6 * np.maximum(1.0, np.abs(theta)))[:, None, :]
+    ends = [np.clip(theta[:, None, :] + sign * moves, *bounds) for sign in (1, -1)]
+    values = [quantity(end.reshape(-1, count)).reshape(batch, count) for end in ends]
+    own = np.arange(count)
+    return (values[0] - values[1]) / (ends[0] - ends[1])[:, own, own]

@@ -56,7 +56,7 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
             "activationsbits", "precisionactivations"),),
     "Pkv": (("pkv", "kvbits", "bitskv", "kvprecision", "kvcachebits", "kvcacheprecision", "bitskvcache"),),
 }  # fmt: skip
-RUN_NAMES = ("run", "runid", "runname", "name", "id", "model", "modelname", "label", "experiment", "family")
+RUN_NAMES = ("run", "runid", "runname", "name", "id", "model", "modelname", "label", "experiment")
 NO_LOSS = {
     "perplexity": "a perplexity is no loss: add a column with its natural logarithm, loss = ln(perplexity)",
     "ppl": "a perplexity is no loss: add a column with its natural logarithm, loss = ln(ppl)",

@@ -20,7 +20,7 @@ LAW = "chinchilla"
 DELTA = 0.01
 # Columns of runs.csv, and what a record calls them.
 COLUMNS = {
-    "family": "family", "size": "size", "N": "N", "N_non_embedding": "non_embedding", "D": "D", "C": "C", "loss": "loss"
+    "run": "run", "family": "family", "size": "size", "N": "N", "N_non_embedding": "non_embedding", "D": "D", "C": "C", "loss": "loss"
 }  # fmt: skip
 
 
@@ -37,8 +37,9 @@ class Question(NamedTuple):
 def record(trained: Mapping[str, Any], vocabulary: int, context: int) -> dict[str, Any]:
     """A run as the law sees it: N parameters, those without embeddings, D tokens, C training FLOPs, the loss."""
     each = flops_per_token(shape_of(trained["size"], trained["family"]), vocabulary, context)
+    name = f"{trained['family']}-{trained['size']}x{trained['tokens']}"
     return {
-        "family": trained["family"], "size": trained["size"], "N": trained["parameters"],
+        "run": name, "family": trained["family"], "size": trained["size"], "N": trained["parameters"],
         "non_embedding": trained["non_embedding"], "D": trained["tokens"], "C": each * trained["tokens"],
         "loss": trained["loss"],
     }  # fmt: skip
@@ -120,7 +121,7 @@ def forecast(runs: Sequence[Mapping[str, Any]], asked: Question, pictures: Path)
     family: Family = runs[0]["family"]
     columns = {"N": "N", "D": "D", "C": "C", "L": "loss"}
     swept = {symbol: np.array([run[name] for run in runs], np.float64) for symbol, name in columns.items()}
-    names = [f"size {run['size']}, {run['D']:,} tokens" for run in runs]
+    names = [run["run"] for run in runs]
     law = fit(swept, LAW, estimator=huber(DELTA), prior=True, names=names)
     draws = law.bootstrap(asked.draws, kind="parametric")
     shapes = [shape_of(size, family) for size in asked.candidates]
@@ -173,8 +174,8 @@ def draw(
     fit_plots.residuals(swept, law.residuals, names, folder / "residuals.png")
     fit_plots.loss_by_compute(swept, law.predict, folder / "loss-by-compute.png", sizes=sizes)
     fit_plots.contours(swept, law.predict, folder / "equal-losses.png", compute=compute, sizes=sizes)
-    reach = np.geomspace(swept["C"].min(), 3 * max(compute, swept["C"].max()), 60)
+    reach = np.unique([*np.geomspace(swept["C"].min(), 3 * max(compute, swept["C"].max()), 60), compute])
     best = fit_plots.frontier(law.predict, reach, swept, sizes)
-    low, high = np.quantile(draws.new_runs(best), [0.025, 0.975], axis=0)
+    low, high = np.transpose([draws.interval(column) for column in draws.new_runs(best).T])
     expected = fit_plots.Forecast(best["C"], best["L"], low, high)
     fit_plots.forecast(swept, expected, folder / "forecast.png", at=compute, sizes=sizes)

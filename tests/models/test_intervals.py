@@ -72,6 +72,22 @@ def test_what_the_runs_do_not_limit_is_open() -> None:
     assert low == 0 and high > 1.5
 
 
+def test_a_plan_has_a_profile_where_the_floor_is_nothing() -> None:
+    """The fit sits at E = 0, below which there is no law to ask."""
+    from models.compute_optimal import optimum
+
+    found = []
+    for seed in range(8):
+        columns = runs(20, seed)
+        noise = np.exp(0.03 * np.random.default_rng(seed).standard_normal(20))
+        found.append(fit({**columns, "L": loss("chinchilla", {**TRUTH, "E": 0.0}, columns) * noise}, starts=64))
+    at_bound = [each for each in found if each.coefficients["E"] == 0]
+    assert at_bound
+    low, high = at_bound[0].profile_of(lambda law: optimum(law, compute=1e20)["N"])
+    assert low < optimum(at_bound[0].coefficients, compute=1e20)["N"] < high
+    assert at_bound[0].profile()["E"][0] == 0
+
+
 def test_draws_that_give_no_number_lie_beyond_both_ends() -> None:
     draws = fit(sample(60, 4, lambda rng: 0.01 * rng.standard_normal(60))).bootstrap(100)
     values = np.r_[np.full(10, np.nan), np.linspace(1, 2, 90)]
