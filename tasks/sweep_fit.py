@@ -20,7 +20,8 @@ LAW = "chinchilla"
 DELTA = 0.01
 # Columns of runs.csv, and what a record calls them.
 COLUMNS = {
-    "run": "run", "family": "family", "size": "size", "N": "N", "N_non_embedding": "non_embedding", "D": "D", "C": "C", "loss": "loss"
+    "run": "run", "family": "family", "size": "size", "N": "N", "N_non_embedding": "non_embedding",
+    "D": "D", "C": "C", "loss": "loss",
 }  # fmt: skip
 
 
