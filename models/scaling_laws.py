@@ -32,17 +32,6 @@ PRIOR_MEAN, PRIOR_SCALE = 0.3, 0.3
 NOISE, NOISE_RUNS = 0.01, 1  # ln loss between seeds, believed as much as if one run had shown it
 
 
-class Prediction(NamedTuple):
-    """A predicted loss and the interval that should hold the loss of one new run."""
-
-    loss: float
-    low: float
-    high: float
-
-    def holds(self, actual: float) -> bool:
-        return self.low <= actual <= self.high
-
-
 class Optimum(NamedTuple):
     """The best model for a budget: its parameters, its training tokens and the loss that the law predicts."""
 
