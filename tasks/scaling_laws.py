@@ -195,8 +195,8 @@ def fit_and_forecast(
 
     def build(folder: Path) -> dict[str, Any]:
         runs = [sweep_fit.record(point.summary, vocabulary, base.context) for point in points]
-        fitted = sweep_fit.fit_families(runs, asked, main=base.family, pictures=folder / "log")
-        (folder / "fit.json").write_text(json.dumps(finite(fitted), indent=1, allow_nan=False) + "\n")
+        fitted = finite(sweep_fit.fit_families(runs, asked, main=base.family, pictures=folder / "log"))
+        (folder / "fit.json").write_text(json.dumps(fitted, indent=1, allow_nan=False) + "\n")
         sweep_fit.write_runs(folder / "runs.csv", runs)
         return sweep_fit.summarised(fitted, runs)
 

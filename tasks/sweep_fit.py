@@ -1,7 +1,7 @@
 """The law of a sweep: what `fit.json` holds, from the runs of each family to the forecast of the run to come."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,9 +63,12 @@ def summarised(fitted: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> 
         if family != fitted["family"]
     }
     described = {name: fitted[name] for name in ("family", "law", "estimator")}
+    ranges = {name: dict(zip(("low", "high"), pair, strict=True)) for name, pair in fitted["intervals"].items()}
+    health = {"condition": fitted["diagnostics"]["condition"], "warnings": len(fitted["warnings"])}
     return {
         **fitted["optimum"], **fitted["coefficients"], **expected, **described,
         "runs": len(runs), "sweep_flops": sum(run["C"] for run in runs),
+        "noise": fitted["noise"], "starts_at_optimum": fitted["starts_at_optimum"], **health, "intervals": ranges,
         **({"families": others, "difference": fitted["comparison"]["difference"]} if others else {}),
     }  # fmt: skip
 
@@ -75,8 +78,8 @@ def fit_families(runs: Sequence[Mapping[str, Any]], asked: Question, *, main: Fa
     grouped: dict[Family, list[Mapping[str, Any]]] = {}
     for run in runs:
         grouped.setdefault(run["family"], []).append(run)
-    fits = {family: forecast(each, asked, pictures / (family if len(grouped) > 1 else ""))
-            for family, each in grouped.items()}  # fmt: skip
+    prefixes = {family: f"{family}-" if len(grouped) > 1 else "" for family in grouped}
+    fits = {family: forecast(each, asked, pictures, prefixes[family]) for family, each in grouped.items()}
     fitted = fits[main]
     if len(fits) == 1:
         return fitted
@@ -109,10 +112,11 @@ def compare(fits: Mapping[Any, Mapping[str, Any]], main: str, other: str) -> dic
     }  # fmt: skip
 
 
-def forecast(runs: Sequence[Mapping[str, Any]], asked: Question, pictures: Path) -> dict[str, Any]:
+def forecast(runs: Sequence[Mapping[str, Any]], asked: Question, pictures: Path, prefix: str = "") -> dict[str, Any]:
     """Fits the law to runs of one family and picks the candidate with the lowest predicted loss for the budget.
 
-    A dozen runs: the exponents carry a weak prior, and the intervals come from a parametric bootstrap.
+    The pictures go into a folder, each name after the prefix. A dozen runs: the exponents carry a weak prior, and the
+    intervals come from a parametric bootstrap.
     """
     import numpy as np
 
@@ -134,7 +138,7 @@ def forecast(runs: Sequence[Mapping[str, Any]], asked: Question, pictures: Path)
     main = {"N": np.array([optimum.parameters]), "D": np.array([optimum.tokens])}
     low, high = draws.interval(draws.new_runs(main)[:, 0])
     sizes = np.array([n for n, _ in options], np.float64)
-    draw(law, draws, swept, names, asked.compute, sizes, pictures)
+    draw(law, draws, swept, names, asked.compute, sizes, lambda name: pictures / f"{prefix}{name}.png")
     return {
         "family": family, "law": law.law, "estimator": law.estimator, "runs": list(map(dict, runs)),
         "coefficients": law.coefficients, "intervals": _intervals(law, draws, asked.compute),
@@ -162,7 +166,7 @@ def _intervals(law: "Fit", draws: "Draws", compute: float) -> dict[str, list[flo
 
 def draw(
     law: "Fit", draws: "Draws", swept: Mapping[str, "np.ndarray"], names: Sequence[str], compute: float,
-    sizes: "np.ndarray", folder: Path,
+    sizes: "np.ndarray", path: Callable[[str], Path],
 ) -> None:  # fmt: skip
     """Loss by compute with the parabolas of budgets, lines of equal loss, the forecast, the residuals.
 
@@ -172,11 +176,11 @@ def draw(
 
     from tasks import fit_plots
 
-    fit_plots.residuals(swept, law.residuals, names, folder / "residuals.png")
-    fit_plots.loss_by_compute(swept, law.predict, folder / "loss-by-compute.png", sizes=sizes)
-    fit_plots.contours(swept, law.predict, folder / "equal-losses.png", compute=compute, sizes=sizes)
+    fit_plots.residuals(swept, law.residuals, names, path("residuals"))
+    fit_plots.loss_by_compute(swept, law.predict, path("loss-by-compute"), sizes=sizes)
+    fit_plots.contours(swept, law.predict, path("equal-losses"), compute=compute, sizes=sizes)
     reach = np.unique([*np.geomspace(swept["C"].min(), 3 * max(compute, swept["C"].max()), 60), compute])
     best = fit_plots.frontier(law.predict, reach, swept, sizes)
     low, high = np.transpose([draws.interval(column) for column in draws.new_runs(best).T])
     expected = fit_plots.Forecast(best["C"], best["L"], low, high)
-    fit_plots.forecast(swept, expected, folder / "forecast.png", at=compute, sizes=sizes)
+    fit_plots.forecast(swept, expected, path("forecast"), at=compute, sizes=sizes)

@@ -145,7 +145,8 @@ def test_families_are_compared_pair_by_pair_and_at_the_budget(tmp_path: Path) ->
     assert alone["forecast"]["beyond"]["C"] > 1 and alone["diagnostics"]["condition"] > 1
     pictures = {"residuals.png", "loss-by-compute.png", "equal-losses.png", "forecast.png"}
     assert {path.name for path in (tmp_path / "alone").iterdir()} == pictures
-    assert {path.name for path in (tmp_path / "both" / "lstm").iterdir()} == pictures
+    both = {path.name for path in (tmp_path / "both").iterdir()}
+    assert both == {f"{family}-{name}" for family in ("llama", "lstm") for name in pictures}
     assert sweep_fit.summarised(fitted, runs)["families"].keys() == {"lstm"}
     sweep_fit.write_runs(tmp_path / "runs.csv", runs)
     rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
