@@ -51,15 +51,12 @@ class _Carried(Local):
         squares = (self._first * bend[..., None]).swapaxes(1, 2) @ self._first
         if not slope.any():
             return squares
-        second = self._carried(2).hessian
-        assert second is not None
+        second = self._carried(2).dense_hessian(self.theta.shape[1])
         return squares + np.einsum("bn,bnpq->bpq", slope, second)
 
     @cached_property
     def _first(self) -> np.ndarray:
-        found = self._carried(1).gradient
-        assert found is not None
-        return np.broadcast_to(found, (*self.log_loss.shape, self.theta.shape[1]))
+        return self._carried(1).dense_gradient(self.theta.shape[1])
 
     def _carried(self, order: int) -> jets.Jet:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a fit rejects what is no number

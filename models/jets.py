@@ -3,43 +3,43 @@
 A law that is no sum of powers is then written as its formula alone. Shapes: B fits at once, n runs, p coefficients.
 """
 
-from typing import Any, Union
+from typing import Union
 
 import numpy as np
 
-Part = np.ndarray | None
+Gradient = dict[int, np.ndarray]  # by coefficient; what is absent is nothing
+Hessian = dict[tuple[int, int], np.ndarray]  # by pair of coefficients, the lower first
 Number = Union["Jet", np.ndarray, float]
 
 
 class Jet:
-    """value (B, n), gradient (B, n, p) and Hessian (B, n, p, p): second-order forward-mode differentiation.
+    """value (B, n), and its derivatives by each coefficient and pair that it depends on, shapes that broadcast to it.
 
-    The Hessian, or both, may be None: whoever needs fewer derivatives carries fewer.
+    Second-order forward-mode differentiation. The Hessian, or both, may be None: whoever needs fewer derivatives
+    carries fewer.
     """
 
     __array_ufunc__ = None  # array * jet is the jet's business
 
-    def __init__(self, value: np.ndarray, gradient: Part = None, hessian: Part = None) -> None:
+    def __init__(self, value: np.ndarray, gradient: Gradient | None = None, hessian: Hessian | None = None) -> None:
         self.value, self.gradient, self.hessian = value, gradient, hessian
 
     def __add__(self, other: Number) -> "Jet":
         if isinstance(other, Jet):
-            gradient, hessian = _sum(self.gradient, other.gradient), _sum(self.hessian, other.hessian)
-            return Jet(self.value + other.value, gradient, hessian)
+            return _weighted([(self, np.ones(())), (other, np.ones(()))], self.value + other.value)
         return Jet(self.value + other, self.gradient, self.hessian)
 
     def __mul__(self, other: Number) -> "Jet":
         if not isinstance(other, Jet):
             factor = np.asarray(other)
-            return Jet(self.value * factor, _by(self.gradient, factor), _by(self.hessian, factor))
-        gradient = _sum(_by(self.gradient, other.value), _by(other.gradient, self.value))
-        hessian = None
-        if self.hessian is not None:
-            crossed = _outer(self.gradient, other.gradient)
-            hessian = (
-                _by(self.hessian, other.value) + _by(other.hessian, self.value) + crossed + crossed.swapaxes(-1, -2)
-            )
-        return Jet(self.value * other.value, gradient, hessian)
+            return _weighted([(self, factor)], self.value * factor)
+        product = _weighted([(self, other.value), (other, self.value)], self.value * other.value)
+        if product.hessian is not None and self.gradient is not None and other.gradient is not None:
+            for i, first in self.gradient.items():
+                for j, second in other.gradient.items():
+                    crossed = first * second
+                    _add(product.hessian, _pair(i, j), 2 * crossed if i == j else crossed)
+        return product
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -54,20 +54,34 @@ class Jet:
 
     def through(self, value: np.ndarray, first: np.ndarray, second: np.ndarray) -> "Jet":
         """f(self), from f, f' and f'' at its value."""
-        hessian = None
-        if self.hessian is not None:
-            hessian = _by(self.hessian, first) + _by(_outer(self.gradient, self.gradient), second)
-        return Jet(value, _by(self.gradient, first), hessian)
+        found = _weighted([(self, first)], value)
+        _add_squares(found, self, second)
+        return found
+
+    def dense_gradient(self, count: int) -> np.ndarray:
+        """(B, n, p)."""
+        assert self.gradient is not None
+        made = np.zeros((*self.value.shape, count))
+        for i, each in self.gradient.items():
+            made[..., i] = each
+        return made
+
+    def dense_hessian(self, count: int) -> np.ndarray:
+        """(B, n, p, p)."""
+        assert self.hessian is not None
+        made = np.zeros((*self.value.shape, count, count))
+        for (i, j), each in self.hessian.items():
+            made[..., i, j] = made[..., j, i] = each
+        return made
 
 
 def variables(theta: np.ndarray, runs: int, order: int = 2) -> list[Jet]:
     """The coefficients themselves, theta (B, p), as jets over so many runs with so many derivatives."""
     batch, count = theta.shape
-    unit, flat = np.eye(count), np.zeros((1, 1, count, count))
     return [
         Jet(
             np.broadcast_to(theta[:, i : i + 1], (batch, runs)),
-            unit[i][None, None] if order > 0 else None, flat if order > 1 else None,
+            {i: np.ones(())} if order > 0 else None, {} if order > 1 else None,
         )
         for i in range(count)
     ]  # fmt: skip
@@ -94,7 +108,7 @@ def expm1(jet: Jet) -> Jet:
 def minimum(jet: Jet, other: np.ndarray) -> Jet:
     """The smaller of a jet and a constant, with the derivatives of the one that is taken."""
     taken = jet.value <= other
-    return Jet(np.where(taken, jet.value, other), _by(jet.gradient, taken * 1.0), _by(jet.hessian, taken * 1.0))
+    return _weighted([(jet, taken * 1.0)], np.where(taken, jet.value, other))
 
 
 def logsumexp(*jets: Jet, floor: Jet | None = None) -> Jet:
@@ -103,34 +117,44 @@ def logsumexp(*jets: Jet, floor: Jet | None = None) -> Jet:
     terms = [np.exp(jet.value - highest) for jet in jets]
     total = np.sum(terms, axis=0) + (0 if floor is None else floor.value * np.exp(-highest))
     value = highest + np.log(total)
-    if jets[0].gradient is None:
-        return Jet(value)
-    weighted = [(jet, term / total) for jet, term in zip(jets, terms, strict=True)]
-    linear = [] if floor is None else [(floor, np.exp(-value))]
-    gradient = np.zeros((*value.shape, jets[0].gradient.shape[-1]))
-    for jet, share in weighted + linear:
-        gradient += _by(jet.gradient, share)
-    if jets[0].hessian is None:
-        return Jet(value, gradient)
-    hessian = -_outer(gradient, gradient)
-    for jet, share in weighted:
-        hessian += _by(jet.hessian + _outer(jet.gradient, jet.gradient), share)
-    for jet, share in linear:
-        hessian += _by(jet.hessian, share)
-    return Jet(value, gradient, hessian)
+    shares = [(jet, term / total) for jet, term in zip(jets, terms, strict=True)]
+    found = _weighted(shares + ([] if floor is None else [(floor, np.exp(-value))]), value)
+    for jet, share in shares:
+        _add_squares(found, jet, share)
+    _add_squares(found, found, -np.ones(()))
+    return found
 
 
-def _sum(first: Part, second: Part) -> Part:
-    return None if first is None or second is None else first + second
+def _weighted(parts: list[tuple[Jet, np.ndarray]], value: np.ndarray) -> Jet:
+    """A value whose derivatives are sums of those of jets, each times its weight."""
+    found = Jet(value)
+    if all(jet.gradient is not None for jet, _ in parts):
+        found.gradient = {}
+    if all(jet.hessian is not None for jet, _ in parts):
+        found.hessian = {}
+    for jet, weight in parts:
+        for i, each in (jet.gradient or {}).items():
+            if found.gradient is not None:
+                _add(found.gradient, i, each * weight)
+        for pair, each in (jet.hessian or {}).items():
+            if found.hessian is not None:
+                _add(found.hessian, pair, each * weight)
+    return found
 
 
-def _by(array: Any, factor: np.ndarray) -> Any:
-    """Multiplies derivatives, which have one or two axes of coefficients more than the factor."""
-    if array is None:
-        return None
-    factor = np.asarray(factor)
-    return array * factor.reshape(factor.shape + (1,) * (array.ndim - 2))
+def _add_squares(found: Jet, jet: Jet, weight: np.ndarray) -> None:
+    """Adds weight (d jet) (d jet)^T to a Hessian that is carried."""
+    if found.hessian is None or jet.gradient is None:
+        return
+    for i, first in jet.gradient.items():
+        for j, second in jet.gradient.items():
+            if i <= j:
+                _add(found.hessian, (i, j), weight * first * second)
 
 
-def _outer(first: Any, second: Any) -> np.ndarray:
-    return first[..., :, None] * second[..., None, :]
+def _add(parts: dict, key: object, more: np.ndarray) -> None:
+    parts[key] = parts[key] + more if key in parts else more
+
+
+def _pair(i: int, j: int) -> tuple[int, int]:
+    return (i, j) if i <= j else (j, i)
