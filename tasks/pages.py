@@ -3,7 +3,10 @@
 A page is a view: whatever goes wrong with it is said in the log, and the run goes on.
 """
 
+import json
+from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from tasks import progress, tracking
 from tasks.artifacts import Artifact, Forecast, RegisteredModel
@@ -31,16 +34,23 @@ def show_validation(checked: Artifact, findings: str) -> None:
 
 
 def show_forecast(made: Forecast) -> None:
-    """What the scaling law says of the run to come."""
-    said = made.summary
+    """What the scaling law says of the run to come, how sure it is, and what it warns of."""
+    said, law = made.summary, _read(made, "fit.json")
+    beyond = law.get("forecast", {}).get("beyond", {})
     rows = [
         ("loss, nats per token", f"{said['loss']:.3f} [{said['low']:.3f}, {said['high']:.3f}]"),
         ("size (the dial)", f"{said['size']}"), ("parameters", f"{said['parameters']:,}"),
         ("training tokens", f"{said['tokens']:,}"), ("training FLOPs", f"{said['compute']:.2g}"),
+        *((f"{name}, times the largest run's", f"{times:.3g}") for name, times in beyond.items()),
     ]  # fmt: skip
-    law = "L = {E:.3f} + {A:.3g} / N^{alpha:.3f} + {B:.3g} / D^{beta:.3f}".format_map(said)
-    lines = ["# Forecast", "", *_table(("the run to come", "95% interval in brackets"), rows), f"The law: `{law}`", ""]
-    progress.publish("forecast", "\n".join([*lines, *_link(made), ""]), "Forecast of the run to come")
+    ranges = law.get("intervals", {})
+    fitted = [(name, f"{value:.4g}{_range(ranges.get(name))}") for name, value in law.get("coefficients", {}).items()]
+    form = "L = {E:.3f} + {A:.3g} / N^{alpha:.3f} + {B:.3g} / D^{beta:.3f}".format_map(said)
+    lines = ["# Forecast", "", *_table(("the run to come", "95% interval in brackets"), rows), f"The law: `{form}`", ""]
+    lines += _table(("coefficient", "95% interval in brackets"), fitted)
+    lines += [f"- the fit warns: {escape(warning, quote=False)}" for warning in law.get("warnings", ())]
+    lines += ["", f"- pictures: `{made.path / 'log'}`", *_link(made), ""]
+    progress.publish("forecast", "\n".join(lines), "Forecast of the run to come")
 
 
 def show_scored(base: Artifact) -> None:
@@ -72,6 +82,23 @@ def show_version(registered: RegisteredModel) -> None:
     lines += ["", *(f"- {escape(each, quote=False)}" for each in said.get("skipped", ()))]
     lines += ["", f"- files: `{registered.path}`", *_link(registered), ""]
     progress.publish(f"version-{registered.name}", "\n".join(lines), "Registered version and verdict")
+
+
+def _read(artifact: Artifact, name: str) -> dict[str, Any]:
+    """A JSON file of an artifact; empty where it cannot be read."""
+    try:
+        found: dict[str, Any] = json.loads((artifact.path / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _range(pair: Sequence[float | None] | None) -> str:
+    """An interval behind its figure; null is no limit."""
+    if pair is None:
+        return ""
+    low, high = ("no limit" if end is None else f"{end:.4g}" for end in pair)
+    return f" [{low}, {high}]"
 
 
 def _state(artifact: Artifact) -> str:

@@ -1,5 +1,6 @@
 """The pages of a run: what they say, that they lead to MLflow, and that none of them can stop a run."""
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -58,6 +59,19 @@ def test_a_forecast_shows_loss_with_interval_size_and_tokens(shown: dict[str, st
         linked,
     ):
         assert each in text
+
+
+def test_a_forecast_shows_how_sure_it_is_and_what_it_warns_of(shown: dict[str, str], tmp_path: Path) -> None:
+    law = {
+        "coefficients": {"E": 1.5, "A": 400.0}, "intervals": {"E": [0.9, 1.9], "A": [12.0, None]},
+        "forecast": {"beyond": {"N": 1.0, "C": 3.9021}}, "warnings": ["alpha = 0.3 +- 0.2 is <weakly> determined"],
+    }  # fmt: skip
+    (tmp_path / "fit.json").write_text(json.dumps(law))
+    pages.show_forecast(Forecast(stage="scaling", name="fit", summary={**FIT, **LAW}, **{**COMMON, "path": tmp_path}))
+    text = shown["forecast"]
+    assert "| E | 1.5 [0.9, 1.9] |" in text and "| A | 400 [12, no limit] |" in text
+    assert "| C, times the largest run's | 3.9 |" in text
+    assert "- the fit warns: alpha = 0.3 +- 0.2 is &lt;weakly&gt; determined" in text
 
 
 @pytest.mark.parametrize(("inside", "said"), [(True, "4.404, inside the interval"), (False, "OUTSIDE the interval")])
