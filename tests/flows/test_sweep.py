@@ -122,8 +122,11 @@ def test_mlflow_has_a_run_for_each_point_and_the_table_of_the_fit(
     assert {"E", "A", "B", "alpha", "beta", "low", "high"} <= set(fit.data.metrics)
     table = Path(store.download_artifacts(forecast.run_id, "runs.csv", str(tmp_path)))
     rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert list(rows[0]) == ["family", "size", "N", "N_non_embedding", "D", "C", "loss"]
-    assert len(rows) == POINTS
+    assert list(rows[0]) == ["run", "family", "size", "N", "N_non_embedding", "D", "C", "loss"]
+    assert len({row["run"] for row in rows}) == POINTS
+    assert {"intervals/alpha/low", "intervals/optimum.N/high", "condition", "noise"} <= set(fit.data.metrics)
+    pictures = {file.path for file in store.list_artifacts(forecast.run_id, "plots")}
+    assert {"plots/llama-forecast.png", "plots/lstm-loss-by-compute.png"} < pictures and len(pictures) == 8
     assert table.read_text() == (forecast.path / "runs.csv").read_text()
     assert store.download_artifacts(forecast.run_id, "fit.json", str(tmp_path))
 
