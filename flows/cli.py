@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows import attention as attending
 from flows import fit as fitting
 from flows import queries, tables, versions
 from flows.tables import WIDTH
@@ -148,6 +149,12 @@ def chat(options: argparse.Namespace) -> int:
     return _converse(partner.reply)
 
 
+def attention(options: argparse.Namespace) -> int:
+    _prepare()
+    found, rows = attending.attention(options)
+    return _print(found, options.json, lambda _: tables.rows(rows))
+
+
 def validate(options: argparse.Namespace) -> int:
     _prepare()
     from tasks.errors import SourceError
@@ -226,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     talk = _command(commands, chat, "talk to a registered model")
     talk.add_argument("model", metavar="MODEL", help="NAME, NAME@alias or NAME/version")
     talk.add_argument("--once", metavar="TEXT", help="print the answer to TEXT and end")
+    attending.add_options(_command(commands, attention, "show what a model's heads look at, in pictures"))
     judged = _command(commands, validate, "hold a data file or folder against the suite of its kind")
     judged.add_argument("path", metavar="PATH", help="a file, or a folder of files")
     judged.add_argument("--kind", required=True, choices=("text", "instructions", "preferences"), help="what it holds")

@@ -104,6 +104,17 @@ def test_every_run_that_is_shown_would_be_accepted() -> None:
     assert checked >= 30
 
 
+def test_every_attention_that_is_shown_would_be_accepted() -> None:
+    shown = [
+        command
+        for page in PAGES
+        for command in re.findall(r"^evergreen attention [^\n#]*", page.read_text(), re.MULTILINE)
+    ]
+    assert len(shown) >= 5
+    for command in shown:
+        assert cli._parser().parse_args(shlex.split(command)[1:]).text
+
+
 def _links(page: Path) -> list[str]:
     return re.findall(r"\]\((?!https?://|mailto:)([^)\s]+)\)", page.read_text())
 
