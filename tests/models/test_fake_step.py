@@ -51,6 +51,7 @@ def test_parts_are_what_they_are_called() -> None:
     assert accumulated["gradients"] == pytest.approx(size, rel=0.001)
 
 
+@pytest.mark.slow
 def test_devices_divide_what_they_share() -> None:
     config = config_of("llama")
     whole = peak_of(timeline(config, step_of({"accumulated": True}))).parts
@@ -60,6 +61,7 @@ def test_devices_divide_what_they_share() -> None:
     assert states["gradients"] == pytest.approx(whole["gradients"] / 4, rel=0.001)
 
 
+@pytest.mark.slow
 def test_few_bits_make_weights_and_states_smaller() -> None:
     config = config_of("grouped")
     steps = [step_of({"lora": 4, "precision": each}) for each in ("bf16", "int4")]
@@ -78,13 +80,14 @@ def test_a_model_that_decides_by_content_is_refused_in_a_sentence() -> None:
 
 @pytest.mark.slow
 def test_the_closed_form_holds_for_shapes_that_it_was_not_read_off() -> None:
-    draw, errors = random.Random(11), []
+    draw, errors = random.Random(23), []
     for _ in range(24):
         heads = draw.choice([2, 4, 8])
+        hidden = heads * draw.choice([16, 40, 64])
         config = AutoConfig.for_model(
             draw.choice(("llama", "mistral", "qwen2")), vocab_size=draw.choice([100, 1000, 10000]),
-            hidden_size=heads * draw.choice([16, 40, 64]), intermediate_size=draw.choice([100, 500, 1500]),
-            num_hidden_layers=draw.choice([1, 2, 5, 9]), num_attention_heads=heads,
+            hidden_size=hidden, intermediate_size=round(hidden * draw.choice([2, 2.7, 3.5, 4])),
+            num_hidden_layers=draw.choice([2, 5, 9]), num_attention_heads=heads,
             num_key_value_heads=draw.choice([1, 2]), tie_word_embeddings=draw.random() < 0.5, pad_token_id=2,
         )  # fmt: skip
         step = step_of({
