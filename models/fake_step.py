@@ -18,7 +18,7 @@ from models.training_step import QUANTISED, Step, assembled, forward_backward, o
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "other")
 SHARDED = {  # Rajbhandari et al. 2020, 1910.02054: what each device holds an N-th of
     "none": (), "zero1": ("optimizer",), "zero2": ("optimizer", "gradients"),
-    "zero3": ("optimizer", "gradients", "weights"), "fsdp": ("optimizer", "gradients", "weights"),
+    "zero3": ("optimizer", "gradients", "weights", "other"), "fsdp": ("optimizer", "gradients", "weights", "other"),
 }  # fmt: skip
 WARM = 2  # steps before the one that counts: the states exist then, and what a first step leaves behind
 

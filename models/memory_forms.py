@@ -2,7 +2,7 @@
 
 Symbols: h hidden, q and k the widths of all queries and of all keys, f intermediate, L layers, a heads, s sequence, r
 rank of LoRA, V vocabulary, T = s b tokens of a micro-batch. Counts of bytes per token were read off steps on tensors
-without content and are exact for transformers 5.23; that the peak lies at one of six moments is approximate.
+without content and are exact for transformers 5.23; that the peak lies at one of seven moments is approximate.
 """
 
 from typing import Any, NamedTuple
@@ -83,9 +83,9 @@ def unknown(config: Any, step: Step) -> str:
 def training_peak(config: Any, step: Step) -> Peak:
     """The most bytes on one device in a step, and what they are by part.
 
-    The largest of six moments: the loss; the backward of the head; that of the last layer, when all activations are
-    there; that of the first layer, when nearly all gradients are; the embedding's gradient; the optimizer. Raises
-    ValueError for what `unknown` names.
+    The largest of seven moments: the loss, forward and backward; the backward of the head; that of the last layer, when
+    all activations are there; that of the first layer, when nearly all gradients are; the embedding's gradient; the
+    optimizer. Raises ValueError for what `unknown` names.
     """
     if why := unknown(config, step):
         raise ValueError(f"the closed form does not know {why}")
@@ -122,22 +122,26 @@ def _moments(shape: Decoder, step: Step) -> list[dict[str, float]]:
     held, again = (L * kept, layer) if step.checkpointing else (L * layer, 0)
     feed, norm, scores = _backward(saved, shape, step)
     widest = tokens * max(feed, scores)
-    copied = 2 * (_matrices(shape) + _adapters(shape, step) / L) if step.precision == "bf16-autocast" else 0
+    share = step.devices if "other" in SHARDED[step.sharding] else 1
+    copied = 2 * (_matrices(shape) + _adapters(shape, step) / L) / share if step.precision == "bf16-autocast" else 0
     copies = copied if step.checkpointing else L * copied
     head = 0 if step.lora else _divided({"gradients": float(_size(step) * V * h)}, step)["gradients"]
     # the gradients of a tied head and embedding stand beside their sum, and a new gradient beside an old one
     copies_of = (2 if shape.tied else 0) + (1 if step.accumulated else 0)
-    embedding = 0 if step.lora else _size(step) * V * h * copies_of
-    waiting = _size(step) * V * h if step.accumulated and shape.tied and not step.lora else 0
+    embedding = 0 if step.lora else _size(step) * V * h * copies_of / share
+    waiting = _size(step) * V * h / share if step.accumulated and shape.tied and not step.lora else 0
     # what the first layer and an embedding of its own have no gradients for while the last of them is computed
     one = _matrices(shape) + (0 if shape.tied else V * h)
     first = whole / L if step.lora else _divided({"gradients": float(_size(step) * one)}, step)["gradients"]
-    at_loss = 2 * V * h + (0 if step.checkpointing else copies) if copied else 0
+    at_loss = 2 * V * h / share + (0 if step.checkpointing else copies) if copied else 0
+    # autocast keeps the copies of trained weights until the forward ends, whatever is computed again
+    cached = at_loss + L * copied if step.checkpointing and copied and not step.lora else at_loss
     before = whole if step.accumulated else 0
     return [
+        {"gradients": before, "activations": held + outside + kept, "logits": 10 * tokens * V, "other": cached},
         {"gradients": before, "activations": held + outside, "logits": 12 * tokens * V, "other": at_loss},
         {"gradients": before or head, "activations": held + outside, "logits": 4 * tokens * V,
-         "other": copies + (_size(step) * V * h if before and not step.lora else 0)},
+         "other": copies + (_size(step) * V * h / share if before and not step.lora else 0)},
         {"gradients": before or head, "activations": held + outside + max(again + widest, tokens * norm),
          "other": copies + waiting},
         {"gradients": before or whole - first, "activations": layer + outside + widest + (kept if again else 0),

@@ -62,6 +62,16 @@ def test_devices_divide_what_they_share() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "zero1", "zero2", "fsdp"])
+def test_both_ways_agree_on_devices(sharding: str) -> None:
+    """Wide layers and few tokens: what is divided decides."""
+    config = config_of("grouped")
+    config.hidden_size, config.intermediate_size, config.head_dim = 2048, 8192, 256
+    step = step_of({"precision": "bf16-autocast", "checkpointing": True, "devices": 8, "sharding": sharding})
+    assert training_peak(config, step).total == pytest.approx(peak_of(timeline(config, step)).total, rel=0.05)
+
+
+@pytest.mark.slow
 def test_few_bits_make_weights_and_states_smaller() -> None:
     config = config_of("grouped")
     steps = [step_of({"lora": 4, "precision": each}) for each in ("bf16", "int4")]
