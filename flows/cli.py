@@ -13,6 +13,7 @@ from typing import Any
 
 from flows import attention as attending
 from flows import fit as fitting
+from flows import memory as planning
 from flows import queries, tables, versions
 from flows.tables import WIDTH
 from tasks.errors import EvergreenError, GateError, UsageError
@@ -177,6 +178,12 @@ def fit(options: argparse.Namespace) -> int:
     return _print(found, options.json, lambda _: tables.rows(rows))
 
 
+def memory(options: argparse.Namespace) -> int:
+    _prepare()
+    found, rows = planning.memory(options)
+    return _print(found, options.json, lambda _: tables.rows(rows))
+
+
 def data(options: argparse.Namespace) -> int:
     _prepare()
     found, rows = options.action(options)
@@ -240,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("--script", default="Latin", choices=SCRIPTS, help="of most letters (default: %(default)s)")
     judged.add_argument("--quarantine", metavar="FILE", default="", help="write the broken rows there, with the reason")
     fitting.add_options(_command(commands, fit, "fit a scaling law to a table of runs, and plan with it"))
+    planning.add_options(_command(commands, memory, "forecast memory, FLOPs, time and disk of any config"))
     versions.add_actions(
         _command(commands, data, "the versions of data and models: status, push, pull, history, remote")
     )

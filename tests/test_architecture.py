@@ -16,8 +16,8 @@ HEAVY = (
     "torch", "transformers", "trl",
 )  # fmt: skip
 FLOWS = sorted(f"flows.{path.stem}" for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__")
-COMMANDS = ("run", "plan", "validate", "fit", "data", "models", "forecasts", "lineage", "reproduce", "promote",
-            "rollback", "chat", "attention", "up", "doctor")  # fmt: skip
+COMMANDS = ("run", "plan", "validate", "fit", "memory", "data", "models", "forecasts", "lineage", "reproduce",
+            "promote", "rollback", "chat", "attention", "up", "doctor")  # fmt: skip
 
 
 def test_no_flow_module_imports_anything_heavy() -> None:
@@ -142,6 +142,21 @@ def test_every_option_is_documented() -> None:
             "--out",
             "--layers",
             "--chat",
+            "--model",
+            "--batch",
+            "--sequence",
+            "--precision",
+            "--devices",
+            "--fits",
+            "--serve",
+            "--exact",
+            "--quick",
+            "--optimizer",
+            "--checkpointing",
+            "--accumulated",
+            "--lora",
+            "--sharding",
+            "--tokens",
         )
     )
 

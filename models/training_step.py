@@ -1,0 +1,79 @@
+"""One step of training as the memory plan knows it: its options, its model, and the step itself, real or on fakes."""
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+Precision: TypeAlias = Literal["fp32", "bf16", "bf16-autocast", "int8", "int4"]
+Optimizer: TypeAlias = Literal["adamw", "adamw-foreach", "adamw-8bit", "sgd", "muon"]
+Sharding: TypeAlias = Literal["none", "zero1", "zero2", "zero3", "fsdp"]
+Attention: TypeAlias = Literal["auto", "sdpa", "eager"]  # auto: what transformers takes for the model
+QUANTISED = ("int8", "int4")  # weights that stay frozen: they need LoRA
+
+
+class Step(BaseModel):
+    """What decides the memory of a step. `batch` is the micro-batch of one device, `lora` the rank, 0 for none.
+
+    bf16 is weights, gradients and states in bf16; bf16-autocast keeps them in fp32. int8 and int4 are frozen weights
+    beside bf16 ones. `accumulated` says that a step sums the gradients of more than one micro-batch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: int = Field(default=1, ge=1)
+    sequence: int = Field(default=512, ge=1)
+    precision: Precision = "fp32"
+    optimizer: Optimizer = "adamw"
+    checkpointing: bool = False
+    accumulated: bool = False
+    lora: int = Field(default=0, ge=0)
+    devices: int = Field(default=1, ge=1)
+    sharding: Sharding = "none"
+    attention: Attention = "auto"
+
+
+def assembled(config: Any, step: Step) -> nn.Module:
+    """The model of a config, ready for the step: attention, LoRA on all linear layers, checkpointing.
+
+    Build it under `torch.device("meta")` for a model without memory. Raises ValueError for a config that is of no
+    causal language model, or has values that its family cannot build.
+    """
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.float32 if step.precision in ("fp32", "bf16-autocast") else torch.bfloat16
+    attention = None if step.attention == "auto" else step.attention
+    try:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    except Exception as error:  # whatever the code of a family raises for values that it cannot build
+        raise ValueError(f"transformers cannot build a language model of this {config.model_type}: {error}") from error
+    model.config.use_cache = False  # as the Trainer sets it
+    if step.lora:
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(
+            model, LoraConfig(r=step.lora, lora_alpha=step.lora, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
+    if step.checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+def optimizer_of(model: nn.Module, step: Step) -> torch.optim.Optimizer:
+    """The optimizer of the step; AdamW in 8 bits is plain AdamW here, whose states are counted as smaller."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if step.optimizer == "sgd":
+        return torch.optim.SGD(trained, lr=1e-3)
+    if step.optimizer == "muon":
+        from models.optimizers import MuonAdamW
+
+        return MuonAdamW(model, lr=1e-3, embedding_lr=1e-3)
+    foreach = step.optimizer == "adamw-foreach"
+    return torch.optim.AdamW(trained, lr=1e-3, foreach=foreach, fused=not foreach)
+
+
+def forward_backward(model: nn.Module, ids: torch.Tensor, step: Step) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=step.precision == "bf16-autocast"):
+        loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
