@@ -86,8 +86,20 @@ def profiles(
 
     # what is fitted as it is, and may be nothing, is looked at as it is
     return {
-        symbol: profile(problem, theta, of(symbol), level, log=symbol not in problem.law.theta) for symbol in symbols
+        symbol: _unbound(
+            problem, symbol, profile(problem, theta, of(symbol), level, log=symbol not in problem.law.theta)
+        )
+        for symbol in symbols
     }
+
+
+def _unbound(problem: Problem, symbol: str, ends: tuple[float, float]) -> tuple[float, float]:
+    """A limit that is only the bound within which an exponent was sought is none: 0 or inf in its place."""
+    places = [place for place in problem.law.exponents() if problem.law.theta[place] == symbol]
+    if not places:
+        return ends
+    (low, high), (least, most) = ends, (bound[places[0]] for bound in problem.bounds)
+    return (low if low > least * 1.001 else 0.0), (high if high < most * 0.999 else np.inf)
 
 
 def profile(

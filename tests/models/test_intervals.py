@@ -68,8 +68,10 @@ def test_what_the_runs_do_not_limit_is_open() -> None:
     n, d = map(np.ravel, np.meshgrid([1e6, 1.01e6, 1.03e6], [1e7, 1.01e7, 1.03e7]))
     noise = np.exp(0.02 * np.random.default_rng(0).standard_normal(9))
     fitted = fit({"N": n, "D": d, "L": loss("chinchilla", TRUTH, {"N": n, "D": d}) * noise})
-    low, high = fitted.profile()["E"]
+    found = fitted.profile()
+    low, high = found["E"]
     assert low == 0 and high > 1.5
+    assert found["alpha"] == found["beta"] == (0, np.inf), "an end at the bound of the search is no limit"
 
 
 def test_a_plan_has_a_profile_where_the_floor_is_nothing() -> None:
