@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from models.optimizers import hidden_matrices
 from models.training_step import QUANTISED, Step
 
 EIGHT_BIT = 2 * (1 + 4 / 256)  # bytes per weight: two moments of a byte, an fp32 scale for 256 of each
@@ -54,8 +55,7 @@ def counts(model: nn.Module, config: Any) -> Counts:
         rows=sum(p.shape[0] for p in frozen),
         layer=max((sum(p.numel() for p in block.parameters()) for each in blocks for block in each), default=0),
         last=sum(_last(block) for each in blocks for block in each),
-        matrices=sum(p.numel() for name, p in parameters.items()
-                     if p.requires_grad and p.ndim == 2 and "embed" not in name and "lm_head" not in name),
+        matrices=sum(p.numel() for p in hidden_matrices(model)),
     )  # fmt: skip
 
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from models.objectives import Example, Objective
 
 DTYPE = np.dtype("<u2")  # vocabularies up to 65,536
 
@@ -53,7 +56,7 @@ def mixture_windows(
 
 
 class PackedWindows:
-    """A map-style dataset of windows: `input_ids` and `labels`, both int64 of shape (context,)."""
+    """The windows of a mixture, each of shape (context,)."""
 
     def __init__(self, folder: Path, weights: Mapping[str, float], *, context: int, tokens: int):
         self.streams = {path.stem: read_stream(path) for path in sorted(folder.glob("*.bin"))}
@@ -72,8 +75,15 @@ class PackedWindows:
         """Every window of the mixture in order, shape (windows, context)."""
         return np.stack([self.ids(i) for i in range(len(self))])
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        import torch
 
-        ids = torch.from_numpy(self.ids(index).astype(np.int64))
-        return {"input_ids": ids, "labels": ids}
+class Examples:
+    """A map-style dataset: what an objective makes of each window, and of its number."""
+
+    def __init__(self, windows: PackedWindows, objective: "Objective"):
+        self.windows, self.objective = windows, objective
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> "Example":
+        return self.objective.example(self.windows.ids(index), index)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.errors import RegistryError, UsageError
 
 if TYPE_CHECKING:
+    from models.architectures import Shape
     from models.model_counts import Counts
     from models.training_step import Step
 
@@ -272,3 +273,14 @@ def _first(error: Exception) -> str:
     """The first sentence of what a library says, without what follows on other lines."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
+
+
+def training_peak(shape: "Shape", vocabulary: int, *, context: int, batch: int) -> int:
+    """The most bytes that a step of pre-training takes: a dial's model, Muon, bf16 autocast, eager attention."""
+    from models.architectures import config_of as config_of_shape
+    from models.training_step import Step
+
+    special = {"bos": 0, "eos": 0, "pad": 1}
+    config = config_of_shape(shape, vocabulary=vocabulary, context=context, special=special)
+    step = Step(batch=batch, sequence=context, precision="bf16-autocast", optimizer="muon", attention="eager")
+    return _exact(config, step).total

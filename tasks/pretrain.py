@@ -1,15 +1,15 @@
-"""Pre-training of a decoder from scratch with the Hugging Face Trainer, on memory-mapped windows of a mixture."""
+"""Pre-training of a model of any family, from scratch or onwards, on memory-mapped windows of a mixture."""
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.architectures import Family
+from models.architectures import DECODERS, OBJECTIVES, Family
 from tasks import forecasts, pages, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
@@ -18,13 +18,16 @@ from tasks.settings import Execution
 logger = logging.getLogger("evergreen.pretrain")
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 MODULES = (
+    "tasks.pretrain_worker",
     "tasks.training",
     "models.architectures",
+    "models.baselines",
+    "models.corruption",
+    "models.lstm",
+    "models.metrics",
+    "models.objectives",
     "models.optimizers",
     "models.packing",
-    "models.baselines",
-    "models.generation",
-    "models.metrics",
 )
 
 
@@ -37,12 +40,17 @@ class PretrainRecipe(BaseModel):
         0, ge=0, le=256, description="The dial: width 32 * size, depth and heads follow. 0: what the fit picked."
     )
     tokens: int = Field(0, ge=0, description="Training tokens. 0: what the fit picked.")
-    family: Family = Field("llama", description="The decoder, or an LSTM to compare it with.")
+    family: Family = Field(
+        "llama", description="Decoders: llama, gpt2, bloom, palm. bert learns from masks, t5 from spans, lstm recurs."
+    )
     mixture: dict[str, float] = Field(
         {"encyclopaedia": 0.8, "dialogue": 0.1, "speeches": 0.1},
         description="Share of each domain in the tokens; domains that the data lacks are left out.",
     )
     context: int = Field(128, ge=16, le=8192, description="Tokens per window.")
+    documents: Literal["apart", "joined"] = Field(
+        "apart", description="apart: no token sees one of another document, where the model can; joined: as they lie."
+    )
     batch: int = Field(8, ge=1, le=4096, description="Windows per step.")
     learning_rate: float = Field(
         2e-2, gt=0, lt=1, description="Peak learning rate of the matrices (Muon, matched to AdamW's scale)."
@@ -102,6 +110,9 @@ class ContinueRecipe(BaseModel):
         description="Share of each domain in the tokens; domains that the data lacks are left out.",
     )
     context: int = Field(128, ge=16, le=8192, description="Tokens per window.")
+    documents: Literal["apart", "joined"] = Field(
+        "apart", description="apart: no token sees one of another document, where the model can; joined: as they lie."
+    )
     batch: int = Field(8, ge=1, le=4096, description="Windows per step.")
     learning_rate: float = Field(5e-3, gt=0, lt=1, description="Peak learning rate of the matrices.")
     embedding_learning_rate: float = Field(5e-3, gt=0, lt=1, description="Peak learning rate of embeddings and norms.")
@@ -156,11 +167,11 @@ def _scored(loss: float, forecast: Forecast | None) -> dict[str, Any]:
 
 
 def require_decoder(family: str) -> None:
-    """Raises UsageError for a model that later stages cannot use: an LSTM has no LoRA targets and generates nothing."""
-    if family != "llama":
+    """Raises UsageError for a family that later stages cannot use: they need a transformer that writes on."""
+    if family in OBJECTIVES and family not in DECODERS:
         raise UsageError(
             f"the model's family is {family}, which is for sweeps and pre-training alone: fine-tuning and what follows "
-            "it needs a decoder (pretrain.family=llama)"
+            f"it needs a decoder (pretrain.family={', '.join(DECODERS[:-1])} or {DECODERS[-1]})"
         )
 
 
@@ -190,82 +201,9 @@ def train(
                 f"the longest {split} text has {longest} tokens and a window {recipe.context}: add text to the source, "
                 "or lower pretrain.context"
             )
+    from tasks.pretrain_worker import train as work
+
     return workers.call(
-        _train, tokenizer.path, folder, recipe, execution.device, start, threads=execution.threads_each,
+        work, tokenizer.path, folder, recipe, execution.device, start, threads=execution.threads_each,
         processes=execution.processes, label=f"{this.stage}/{this.name}", log=folder / "log",
     )  # fmt: skip
-
-
-def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, start: Path | None) -> dict[str, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
-
-    from models.architectures import fresh_model
-    from models.optimizers import MuonAdamW
-    from models.packing import PackedWindows
-    from tasks import training
-
-    tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer")
-    windows = {
-        split: PackedWindows(tokens / "tokens" / split, recipe.mixture, context=recipe.context, tokens=count)
-        for split, count in (("train", recipe.tokens), ("validation", recipe.validation_tokens))
-    }
-    if start:
-        model = AutoModelForCausalLM.from_pretrained(start, attn_implementation="eager", dtype="float32")
-    else:
-        model = fresh_model(recipe.size, tokenizer, seed=recipe.seed, family=recipe.family)
-    before = {"loss_before": _loss(model, windows["validation"])} if start else {}
-    optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
-    steps_ = max(1, len(windows["train"]) // recipe.batch)
-    arguments = training.arguments(
-        folder, seed=recipe.seed, device=device, steps=steps_, batch=recipe.batch,
-        learning_rate=recipe.learning_rate,
-        per_device_eval_batch_size=32, prediction_loss_only=True,
-        eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps_ // max(1, recipe.evaluations)),
-    )  # fmt: skip
-    trainer = Trainer(
-        model, TrainingArguments(**arguments), optimizers=(optimizer, None),
-        train_dataset=windows["train"], eval_dataset=windows["validation"],
-    )  # fmt: skip
-    figures = training.run(trainer, folder, tokens_per_step=recipe.batch * recipe.context)
-    loss = trainer.evaluate()["eval_loss"]
-    baselines = _baselines(model, windows, len(tokenizer)) if recipe.evaluations else {}
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    training.finish(folder)
-    return {
-        **figures,
-        **baselines,
-        **before,
-        "loss": loss,
-        "family": recipe.family,
-        "size": recipe.size,
-        "tokens": steps_ * recipe.batch * recipe.context,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "non_embedding": sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel(),
-    }
-
-
-def _loss(model: Any, held_out: Any) -> float:
-    from models.generation import window_losses
-
-    losses = window_losses(model, held_out.all_ids())
-    return sum(losses) / len(losses)
-
-
-def _baselines(model: Any, windows: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
-    """Unigram and bigram on the same training tokens, and the paired gain over each on the held-out windows."""
-    from models.baselines import bigram_losses, unigram_losses
-    from models.generation import window_losses
-    from models.metrics import paired
-
-    train, held_out = windows["train"].all_ids(), windows["validation"].all_ids()
-    own = window_losses(model, held_out)
-    figures: dict[str, Any] = {}
-    for name, measure in (("unigram", unigram_losses), ("bigram", bigram_losses)):
-        losses = measure(train, held_out, vocabulary)
-        gain = paired(losses, own)
-        figures |= {
-            name: float(losses.mean()),
-            f"gain_over_{name}": {"mean": gain.mean, "low": gain.low, "high": gain.high},
-        }
-    return figures

@@ -106,7 +106,9 @@ def _encode(texts: Mapping[str, Mapping[str, list[str]]], tokenizer: Any, folder
     from models.packing import write_stream
 
     tokenizer.save_pretrained(folder / "tokenizer")
-    summary: dict[str, Any] = {"vocabulary": len(tokenizer), "tokens": {}, "characters_per_token": {}}
+    summary: dict[str, Any] = {
+        "vocabulary": len(tokenizer), "context": tokenizer.model_max_length, "tokens": {}, "characters_per_token": {},
+    }  # fmt: skip
     end = tokenizer.eos_token_id
     for split, domains in texts.items():
         (folder / "tokens" / split).mkdir(parents=True)

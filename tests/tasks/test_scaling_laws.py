@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flows.lifecycle import lifecycle
 from models.architectures import shape_of
-from models.memory import flops_per_token
+from models.costs import flops_per_token
 from tasks import cluster, pretrain, sweep_fit
 from tasks.errors import UsageError
 from tasks.pretrain import PretrainRecipe
@@ -71,6 +71,7 @@ def test_the_main_family_must_be_in_the_sweep() -> None:
         ({"families": ("llama", "llama")}, "families names llama 2 times"),
         ({"families": ()}, "families names none"),
         ({"families": ("gru",)}, "families"),
+        ({"families": ("llama", "bert")}, r"llama, bert learn different things \(causal, masked\)"),
         ({"sizes": (0, 2, 3)}, "sizes"),
         ({"tokens": (-5, 10_000)}, "tokens holds -5"),
         ({"sizes": (2,), "tokens": (1000, 2000, 3000, 4000, 5000)}, "sizes has one value, 2"),
@@ -132,7 +133,7 @@ def test_families_are_compared_pair_by_pair_and_at_the_budget(tmp_path: Path) ->
         )
         for point in points(recipe, BASE, 4096)
     ]  # fmt: skip
-    asked = sweep_fit.Question(recipe.candidates, recipe.compute, recipe.draws, 4096, 128)
+    asked = sweep_fit.Question(recipe.candidates, recipe.compute, recipe.draws, 4096, 128, 256)
     fitted = sweep_fit.fit_families(runs, asked, main="llama", pictures=tmp_path / "both")
     assert fitted["comparison"]["difference"]["mean"] == pytest.approx(0.1)
     assert len(fitted["comparison"]["pairs"]) == 9
