@@ -10,6 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.architectures import Family
 from tasks import steps, workers
 from tasks.artifacts import Checkpoint, Dataset, Forecast, Tokenizer
 from tasks.errors import LossMaskError, SourceError
@@ -48,6 +49,7 @@ class ScratchRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sft: SFTRecipe
+    family: Family = Field(description="As in pre-training.")
     size: int = Field(ge=0, description="As in pre-training. 0: what the fit picked.")
     tokens: int = Field(
         ge=0, description="Tokens of pre-training, which come on top of the epochs. 0: what the fit picked."
@@ -62,8 +64,8 @@ class ScratchRecipe(BaseModel):
 def scratch_recipe(sft: SFTRecipe, pretrain: PretrainRecipe) -> ScratchRecipe:
     """The control of a pre-training: its optimiser and seed, the fine-tuning's instructions."""
     return ScratchRecipe(
-        sft=sft, size=pretrain.size, tokens=pretrain.tokens, learning_rate=pretrain.learning_rate,
-        embedding_learning_rate=pretrain.embedding_learning_rate, seed=pretrain.seed,
+        sft=sft, family=pretrain.family, size=pretrain.size, tokens=pretrain.tokens, seed=pretrain.seed,
+        learning_rate=pretrain.learning_rate, embedding_learning_rate=pretrain.embedding_learning_rate,
     )  # fmt: skip
 
 
@@ -136,7 +138,7 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     adapter = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM",
         # the tokens of the chat template never occurred in pre-training
-        modules_to_save=["embed_tokens"] if recipe.embeddings else None, ensure_weight_tying=recipe.embeddings,
+        modules_to_save=[_embedding(model)] if recipe.embeddings else None, ensure_weight_tying=recipe.embeddings,
     )  # fmt: skip
     model = get_peft_model(model, adapter)
     rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.learning_rate}
@@ -151,6 +153,12 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     tokenizer.save_pretrained(folder / "model")
     training.finish(folder)
     return {**figures, **_figures(trainer, rows)}
+
+
+def _embedding(model: Any) -> str:
+    """What the family calls its token embedding: `embed_tokens`, `wte`, `word_embeddings`."""
+    name = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
+    return name.split(".")[-1]
 
 
 def _save_adapter(model: Any, folder: Path, base: str) -> None:
@@ -306,7 +314,7 @@ def _scratch(
     from tasks import training
 
     tokenizer = AutoTokenizer.from_pretrained(tokens)
-    model = fresh_model(size, tokenizer, seed=recipe.seed)
+    model = fresh_model(size, tokenizer, seed=recipe.seed, family=recipe.family)
     rows = examples(data / "instructions" / "train.jsonl", recipe.sft, recipe.sft.seed)
     rows = _fitting(tokenizer, rows, recipe.sft.max_length)
     mean = sum(_lengths(tokenizer, rows)) / len(rows)

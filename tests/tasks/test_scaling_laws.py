@@ -1,7 +1,6 @@
 """What a sweep will train is planned and checked before anything is; each family learns and is compared."""
 
 import csv
-import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,11 @@ from pydantic import ValidationError
 from flows.lifecycle import lifecycle
 from models.architectures import shape_of
 from models.costs import flops_per_token
-from tasks import cluster, pretrain, sweep_fit
+from tasks import cluster, sweep_fit
 from tasks.errors import UsageError
 from tasks.pretrain import PretrainRecipe
 from tasks.scaling_laws import ScalingRecipe, fit_step, point_steps, points
 from tasks.settings import Execution
-from tests import killable, tiny
 
 BASE = PretrainRecipe()
 BATCH = BASE.batch * BASE.context
@@ -153,20 +151,3 @@ def test_families_are_compared_pair_by_pair_and_at_the_budget(tmp_path: Path) ->
     rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     assert list(rows[0]) == list(sweep_fit.COLUMNS) and len(rows) == 18
     assert float(rows[-1]["loss"]) == runs[-1]["loss"] and float(rows[-1]["C"]) == runs[-1]["C"]
-
-
-@pytest.mark.slow
-def test_an_lstm_is_pre_trained_below_the_frequencies_and_loads_again() -> None:
-    from models.lstm import LSTMForCausalLM, register
-
-    recipe = killable.PRETRAIN.model_copy(update={"family": "lstm"})
-    made = pretrain.pretrain_model.fn(tiny.tokenizer(tiny.dataset()), None, recipe, tiny.EXECUTION)
-    assert made.summary["gain_over_unigram"]["low"] > 0
-    assert made.summary["family"] == "lstm"
-    register()
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(made.model)
-    assert isinstance(model, LSTMForCausalLM)
-    assert sum(p.numel() for p in model.parameters()) == made.summary["parameters"]
-    assert json.loads((made.model / "config.json").read_text())["architectures"] == ["LSTMForCausalLM"]
