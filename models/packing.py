@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-NARROW, WIDE = ".bin", ".bin32"
-DTYPES = {NARROW: np.dtype("<u2"), WIDE: np.dtype("<u4")}  # a stream's suffix says how its ids are written
+NARROW, WIDE = ".bin", ".bin32"  # a stream's suffix says how its ids are written
+DTYPES: Mapping[str, np.dtype[Any]] = {NARROW: np.dtype("<u2"), WIDE: np.dtype("<u4")}
 NARROW_VOCABULARY = 2**16  # the largest whose ids fit in 16 bits
 
 

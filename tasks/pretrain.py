@@ -50,6 +50,7 @@ class PretrainRecipe(BaseModel):
     embedding_learning_rate: float = Field(
         2e-2, gt=0, lt=1, description="Peak learning rate of embeddings and norms (AdamW)."
     )
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the learning rates rise from 0.")
     evaluations: int = Field(4, ge=0, le=100, description="How often the held-out loss is measured on the way.")
     validation_tokens: int = Field(
         32_768, ge=128, description="Held-out tokens of the mixture that the loss is measured on."
@@ -91,7 +92,7 @@ def pretrain_model(
 
 
 class ContinueRecipe(BaseModel):
-    """How a trained model goes on with new text: at a quarter of the first learning rate, warmed up again."""
+    """How a trained model goes on with new text: the learning rate is warmed up again and falls linearly to zero."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,12 +100,16 @@ class ContinueRecipe(BaseModel):
     tokens: int = Field(1_000_000, ge=1, description="Most training tokens.")
     mixture: dict[str, float] = Field(
         {"encyclopaedia": 0.8, "dialogue": 0.1, "speeches": 0.1},
-        description="Share of each domain in the tokens; domains that the data lacks are left out.",
+        description="Share of each domain in the tokens; domains that the data lacks are left out. Empty: each by its "
+        "length, which keeps the share of replay.",
     )
-    context: int = Field(128, ge=16, le=8192, description="Tokens per window.")
+    context: int = Field(128, ge=16, le=8192, description="Tokens per window; at most the model's positions.")
     batch: int = Field(8, ge=1, le=4096, description="Windows per step.")
-    learning_rate: float = Field(5e-3, gt=0, lt=1, description="Peak learning rate of the matrices.")
-    embedding_learning_rate: float = Field(5e-3, gt=0, lt=1, description="Peak learning rate of embeddings and norms.")
+    learning_rate: float = Field(5e-3, gt=0, lt=1, description="Learning rate of the matrices that it warms up to.")
+    embedding_learning_rate: float = Field(
+        5e-3, gt=0, lt=1, description="Learning rate of embeddings and norms that it warms up to."
+    )
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the learning rates rise from 0.")
     evaluations: int = Field(2, ge=0, le=100, description="How often the held-out loss is measured on the way.")
     validation_tokens: int = Field(32_768, ge=128, description="Held-out tokens that the loss is measured on.")
     seed: int = Field(1, ge=0, description="Of the order of the data.")
@@ -116,29 +121,57 @@ class ContinueRecipe(BaseModel):
         return PretrainRecipe(**shared, tokens=count)
 
 
-def continue_step(recipe: ContinueRecipe, tokenizer: str, start: str) -> steps.Step:
-    return steps.Step(
-        stage="pretrain", name="continued", recipe=recipe, inputs={"tokenizer": tokenizer, "start": start},
-        libraries=LIBRARIES, modules=MODULES,
-    )  # fmt: skip
+def continue_step(recipe: ContinueRecipe, tokenizer: str, start: str, earlier: str = "") -> steps.Step:
+    """`earlier` is the key of the encoded data that the model has seen; empty where forgetting is not measured."""
+    inputs = {"tokenizer": tokenizer, "start": start, **({"earlier": earlier} if earlier else {})}
+    return steps.Step("pretrain", "continued", recipe, inputs, LIBRARIES, (*MODULES, "tasks.forgetting"))
 
 
 @task(task_run_name="continue pre-training", cache_policy=NO_CACHE)
-def continue_model(tokenizer: Tokenizer, start: Checkpoint, recipe: ContinueRecipe, execution: Execution) -> Checkpoint:
-    """Goes on from a model with the text that the tokenizer encoded; `loss` is held against `loss_before`."""
-    this = continue_step(recipe, tokenizer.key, start.key)
+def continue_model(
+    tokenizer: Tokenizer, start: Checkpoint, recipe: ContinueRecipe, execution: Execution,
+    earlier: Tokenizer | None = None,
+) -> Checkpoint:  # fmt: skip
+    """Goes on from a model with the text that the tokenizer encoded; `loss` is held against `loss_before`.
+
+    Both are of the new data; `earlier` has them of held-out text that the model knew, where that was encoded too.
+    """
+    this = continue_step(recipe, tokenizer.key, start.key, earlier.key if earlier else "")
 
     def build(folder: Path) -> dict[str, Any]:
         _warn_of_missing(recipe.mixture, tokenizer)
         tokens = sum(tokenizer.summary["tokens"]["train"].values())
-        return train(this, tokenizer, folder, recipe.over(tokens), execution, start=start.model)
+        figures = train(this, tokenizer, folder, recipe.over(tokens), execution, start=start.model)
+        first = {name: figures.pop(name) for name in ("loss_before", "loss")}
+        return {
+            **first,
+            **({"earlier": _forgotten(start, folder, earlier, recipe, execution)} if earlier else {}),
+            **figures,
+        }
 
-    return steps.materialise(this, Checkpoint, build, resumable=True)
+    made = steps.materialise(this, Checkpoint, build, resumable=True)
+    before, after = made.summary["loss_before"], made.summary["loss"]
+    if after > before:
+        logger.warning("the held-out loss rose from %.3f to %.3f: lower the learning rates", before, after)
+    return made
+
+
+def _forgotten(
+    start: Checkpoint, folder: Path, earlier: Tokenizer, recipe: ContinueRecipe, execution: Execution
+) -> dict[str, Any]:
+    from tasks import forgetting
+
+    return forgetting.measure(
+        start.model, folder / "model", earlier, recipe.mixture, context=recipe.context,
+        tokens=recipe.validation_tokens, execution=execution,
+    )  # fmt: skip
 
 
 def _warn_of_missing(mixture: Mapping[str, float], tokenizer: Tokenizer) -> None:
     there = sorted(tokenizer.summary["tokens"]["train"])
     missing = sorted(set(mixture) - set(there))
+    if not mixture:
+        return
     if len(missing) == len(mixture):
         logger.warning(
             "the data has no domain of pretrain.mixture; all it has are used by length: %s", ", ".join(there)
@@ -218,7 +251,7 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, star
     steps_ = max(1, len(windows["train"]) // recipe.batch)
     arguments = training.arguments(
         folder, seed=recipe.seed, device=device, steps=steps_, batch=recipe.batch,
-        learning_rate=recipe.learning_rate,
+        learning_rate=recipe.learning_rate, warmup_steps=max(1, round(recipe.warmup * steps_)),
         per_device_eval_batch_size=32, prediction_loss_only=True,
         eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps_ // max(1, recipe.evaluations)),
     )  # fmt: skip

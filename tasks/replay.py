@@ -98,7 +98,7 @@ def _mix(kind: str, now: Path, before: Path | None, folder: Path, recipe: Replay
 
 
 def _more(kind: str, now: Path, before: Path, gone: set[int], missing: float, seed: int) -> set[int]:
-    """Rows of the earlier data alone that have so many characters together, or all; none that stands on a held-out side."""
+    """Rows of the earlier data alone with so many characters together, or all; none of the held-out sides."""
     held = set().union(*(_contents(now / kind / f"{side}.jsonl", kind) for side in HELD_OUT))
     lengths = {
         content: _characters(row, kind)

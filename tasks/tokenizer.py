@@ -70,7 +70,7 @@ def encoding_step(recipe: EncodeRecipe, dataset: str, model: str) -> steps.Step:
     )  # fmt: skip
 
 
-@task(task_run_name="encode with the champion's tokenizer", cache_policy=NO_CACHE)
+@task(task_run_name="encode with the model's tokenizer", cache_policy=NO_CACHE)
 def encode(dataset: Dataset, model: Checkpoint, recipe: EncodeRecipe, execution: Execution) -> Tokenizer:
     """As `train_tokenizer`, with the tokenizer of a model: one that is continued keeps its vocabulary."""
     this = encoding_step(recipe, dataset.key, model.key)

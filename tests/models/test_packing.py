@@ -38,7 +38,7 @@ def test_an_id_outside_the_vocabulary_is_refused(wrong: int, tmp_path: Path) -> 
 
 
 def test_a_file_of_another_kind_is_no_stream(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="ends in .bin or .bin32"):
+    with pytest.raises(ValueError, match=r"ends in \.bin or \.bin32"):
         read_stream(tmp_path / "a.npy")
 
 

@@ -1,0 +1,54 @@
+"""What a continued model has lost of what it knew: its loss on held-out text of the earlier data, before and after."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks import workers
+from tasks.artifacts import Tokenizer
+from tasks.settings import Execution
+
+LOGITS = 2**27  # of a batch: 512 MB in fp32, whatever the vocabulary
+logger = logging.getLogger("evergreen.pretrain")
+
+
+def measure(
+    before: Path, after: Path, earlier: Tokenizer, mixture: Mapping[str, float], *, context: int, tokens: int,
+    execution: Execution,
+) -> dict[str, Any]:  # fmt: skip
+    """`loss_before`, `loss` and `change` in nats per token on windows of the validation side that `earlier` encoded.
+
+    `change` is what was forgotten, or gained where it is negative. Empty, with a warning, where the text is too short.
+    """
+    if max(earlier.summary["tokens"].get("validation", {}).values(), default=0) < context:
+        logger.warning("the earlier data hold no held-out text of %d tokens: forgetting is not measured", context)
+        return {}
+    losses = workers.call(
+        _losses, (before, after), earlier.path / "tokens" / "validation", dict(mixture), context, tokens,
+        execution.device, threads=execution.threads_each, processes=execution.processes, label="pretrain/forgetting",
+    )  # fmt: skip
+    return {"loss_before": losses[0], "loss": losses[1], "change": losses[1] - losses[0]}
+
+
+def _losses(
+    models: tuple[Path, ...], folder: Path, mixture: dict[str, float], context: int, tokens: int, device: str
+) -> list[float]:
+    from models.packing import PackedWindows
+
+    ids = PackedWindows(folder, mixture, context=context, tokens=tokens).all_ids()
+    return [_loss(model, ids, device) for model in models]
+
+
+def _loss(folder: Path, ids: Any, device: str) -> float:
+    from transformers import AutoModelForCausalLM
+
+    from models.generation import window_losses
+    from models.lstm import register
+    from tasks.generation import pick_device
+
+    register()
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype="float32")
+    batch = max(1, min(32, LOGITS // (ids.shape[1] * model.config.vocab_size)))
+    losses = window_losses(model.to(pick_device(device)), ids, batch=batch)
+    return sum(losses) / len(losses)
