@@ -25,7 +25,7 @@ def pretrain(
     earlier: str = "",
     replay: ReplayRecipe = ReplayRecipe(least=0.25),
     encoding: EncodeRecipe = EncodeRecipe(),
-    continued: ContinueRecipe = ContinueRecipe(mixture={}),
+    continued: ContinueRecipe = ContinueRecipe(mixture={}, learning_rate=0, embedding_learning_rate=0),
     execution: Execution = Execution(),
 ) -> Checkpoint:
     """1. train at the size and token count of the forecast; its loss is held against the forecast and n-gram baselines

@@ -1,42 +1,43 @@
 """What a continued model has lost of what it knew: its loss on held-out text of the earlier data, before and after."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import workers
 from tasks.artifacts import Tokenizer
 from tasks.settings import Execution
+
+if TYPE_CHECKING:
+    from tasks.pretrain import PretrainRecipe
 
 LOGITS = 2**27  # of a batch: 512 MB in fp32, whatever the vocabulary
 logger = logging.getLogger("evergreen.pretrain")
 
 
 def measure(
-    before: Path, after: Path, earlier: Tokenizer, mixture: Mapping[str, float], *, context: int, tokens: int,
-    execution: Execution,
-) -> dict[str, Any]:  # fmt: skip
+    before: Path, after: Path, earlier: Tokenizer, recipe: "PretrainRecipe", execution: Execution
+) -> dict[str, Any]:
     """`loss_before`, `loss` and `change` in nats per token on windows of the validation side that `earlier` encoded.
 
     `change` is what was forgotten, or gained where it is negative. Empty, with a warning, where the text is too short.
     """
-    if max(earlier.summary["tokens"].get("validation", {}).values(), default=0) < context:
-        logger.warning("the earlier data hold no held-out text of %d tokens: forgetting is not measured", context)
+    if max(earlier.summary["tokens"].get("validation", {}).values(), default=0) < recipe.context:
+        logger.warning(
+            "the earlier data hold no held-out text of %d tokens: forgetting is not measured", recipe.context
+        )
         return {}
     losses = workers.call(
-        _losses, (before, after), earlier.path / "tokens" / "validation", dict(mixture), context, tokens,
-        execution.device, threads=execution.threads_each, processes=execution.processes, label="pretrain/forgetting",
+        _losses, (before, after), earlier.path / "tokens" / "validation", recipe, execution.device,
+        threads=execution.threads_each, processes=execution.processes, label="pretrain/forgetting",
     )  # fmt: skip
     return {"loss_before": losses[0], "loss": losses[1], "change": losses[1] - losses[0]}
 
 
-def _losses(
-    models: tuple[Path, ...], folder: Path, mixture: dict[str, float], context: int, tokens: int, device: str
-) -> list[float]:
+def _losses(models: tuple[Path, ...], folder: Path, recipe: "PretrainRecipe", device: str) -> list[float]:
     from models.packing import PackedWindows
 
-    ids = PackedWindows(folder, mixture, context=context, tokens=tokens).all_ids()
+    ids = PackedWindows(folder, recipe.mixture, context=recipe.context, tokens=recipe.validation_tokens).all_ids()
     return [_loss(model, ids, device) for model in models]
 
 

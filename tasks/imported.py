@@ -13,6 +13,7 @@ PICKLED = "pytorch_model*.bin"  # read where there are no safetensors
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 # tokens that a vocabulary keeps for padding, by how usual they are; a last resort is one that no text is encoded to
 PADS = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>")
+WIDTHS = ("hidden_size", "n_embd", "d_model")
 SHOWN = 5
 
 
@@ -184,6 +185,15 @@ def _pads(tokenizer: Any) -> Iterator[str]:
     known = tokenizer.get_vocab()
     unused = tokenizer.unk_token if tokenizer.unk_token != tokenizer.bos_token else None
     yield from (token for token in (*PADS, unused) if token and token in known and token != tokenizer.eos_token)
+
+
+def width(folder: Path) -> int:
+    """The width of the model in a folder, as its family calls it. Raises StartError where its config names none."""
+    config = read_object(folder / CONFIG)
+    found = [config[name] for name in WIDTHS if isinstance(config.get(name), int)]
+    if not found:
+        raise StartError(f"{folder / CONFIG} names no width ({', '.join(WIDTHS)}): set the learning rates of continued")
+    return found[0]
 
 
 def read_object(file: Path) -> dict[str, Any]:
