@@ -20,6 +20,7 @@ from tasks import (
     rlhf,
     scaling_laws,
     sft,
+    starts,
     steps,
     tokenizer,
 )
@@ -148,8 +149,22 @@ def _scaling_laws(plan: Plan, p: Parameters) -> None:
 
 
 def _pretrain(plan: Plan, p: Parameters) -> None:
+    if p["start"]:
+        _going_on(plan, p)
+        return
     forecast = _found(p["forecast"], "scaling", "fit") if p["forecast"] else ""
     plan.add(pretrain.step(p["recipe"], _found(p["tokenizer"], "tokenizer"), forecast))
+
+
+def _going_on(plan: Plan, p: Parameters) -> None:
+    start = starts.found(p["start"])
+    base = plan.add(starts.import_step(start)) if start.foreign else starts.key(start)
+    dataset = _found(p["dataset"], "data")
+    known = _found(p["earlier"], "data") if p["earlier"] else starts.seen(start)
+    learnt = plan.add(replay.step(p["replay"], dataset, known)) if known else dataset
+    vocabulary = plan.add(tokenizer.encoding_step(p["encoding"], learnt, base))
+    held_out = plan.add(tokenizer.encoding_step(p["encoding"], known, base)) if known else ""
+    plan.add(pretrain.continue_step(p["continued"], vocabulary, base, held_out))
 
 
 def _sft(plan: Plan, p: Parameters) -> None:

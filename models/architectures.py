@@ -162,17 +162,22 @@ def fresh_model(size: int, tokenizer: Any, *, seed: int, family: Family = "llama
 
 def load(folder: Path, **options: Any) -> "PreTrainedModel":
     """A saved model under the head that it was trained with. `options` as for `from_pretrained`."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+    from transformers import AutoConfig
 
     from models.lstm import register
 
     register()
-    config = AutoConfig.from_pretrained(folder)
+    return class_for(AutoConfig.from_pretrained(folder)).from_pretrained(folder, **options)
+
+
+def class_for(config: "PreTrainedConfig") -> Any:
+    """The Auto class of the head that the model of a config was trained with."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
     masked = any(name.endswith("ForMaskedLM") for name in config.architectures or ())
-    kind: Any = AutoModelForCausalLM
-    if config.is_encoder_decoder or masked:
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForMaskedLM
-    return kind.from_pretrained(folder, **options)
+    return AutoModelForMaskedLM if masked else AutoModelForCausalLM
 
 
 def family_of(model: "PreTrainedModel") -> str:

@@ -16,6 +16,7 @@ from torch import nn
 from models.architectures import Objective as Name
 from models.corruption import IGNORED, masked, spans
 from models.packing import Examples
+from models.tokenizer import begins_with
 
 Example = Mapping[str, np.ndarray]
 
@@ -37,17 +38,17 @@ class Objective(Protocol):
 class Causal:
     """Each token is predicted from those before it, with `apart` from those of its own document alone.
 
-    `end` is the token between documents. It begins the one that it stands before, as the first token of a prompt does.
+    `begin` is the token that begins a document: where a tokenizer has none of its own, the end of the one before.
     """
 
-    end: int
+    begin: int
     apart: bool
     name: Name = "causal"
 
     def example(self, ids_T: np.ndarray, number: int) -> Example:
         """`input_ids`, `labels` and, with documents apart, `position_ids` from 0 in each; all of shape (T,)."""
         ids = ids_T.astype(np.int64)
-        return {"input_ids": ids, "labels": ids, **_positions(ids, self.end, self.apart)}
+        return {"input_ids": ids, "labels": ids, **_positions(ids, self.begin, self.apart)}
 
     def batch(self, examples: Sequence[Example]) -> dict[str, Any]:
         """With documents apart no cache: beside one, transformers does not look for documents in the positions."""
@@ -61,7 +62,7 @@ class Masked:
     mask: int
     special: frozenset[int]
     vocabulary: int
-    end: int
+    begin: int
     apart: bool
     seed: int
     name: Name = "masked"
@@ -71,7 +72,7 @@ class Masked:
         inputs, labels = masked(
             ids_T, mask=self.mask, special=self.special, vocabulary=self.vocabulary, generator=generator
         )
-        return {"input_ids": inputs, "labels": labels, **_positions(ids_T, self.end, self.apart)}
+        return {"input_ids": inputs, "labels": labels, **_positions(ids_T, self.begin, self.apart)}
 
     def batch(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """With documents apart an `attention_mask` of shape (B, 1, T, T): an encoder does not read it off positions."""
@@ -106,6 +107,7 @@ def objective_of(model: nn.Module, tokenizer: Any, *, seed: int, apart: bool = T
     Raises ValueError for a masked or a span model whose tokenizer lacks the mask or the sentinels.
     """
     end, config = tokenizer.eos_token_id, model.config
+    begin = (begins_with(tokenizer) or [end])[0]
     if config.is_encoder_decoder:
         sentinels = [token for token in tokenizer.get_added_vocab() if token.startswith("<extra_id_")]
         if not sentinels:
@@ -116,8 +118,8 @@ def objective_of(model: nn.Module, tokenizer: Any, *, seed: int, apart: bool = T
         if tokenizer.mask_token_id is None:
             raise ValueError(f"the tokenizer of this {config.model_type} has no mask token: masked modelling needs one")
         special = frozenset(tokenizer.all_special_ids)
-        return Masked(tokenizer.mask_token_id, special, len(tokenizer), end, apart and keeps_apart(model), seed)
-    return Causal(end, apart and keeps_apart(model))
+        return Masked(tokenizer.mask_token_id, special, len(tokenizer), begin, apart and keeps_apart(model), seed)
+    return Causal(begin, apart and keeps_apart(model))
 
 
 def loss(
@@ -197,12 +199,12 @@ def _is_masked(model: nn.Module) -> bool:
     return type(model).__name__.endswith("ForMaskedLM")
 
 
-def _positions(ids_T: np.ndarray, end: int, apart: bool) -> Example:
-    """Places within each document, from 0 at the `end` that begins it; a window's first document may lack its begin."""
+def _positions(ids_T: np.ndarray, begin: int, apart: bool) -> Example:
+    """Places within each document, from 0 at its `begin`, which a window's first document may lack."""
     if not apart:
         return {}
     places = np.arange(len(ids_T))
-    begins = np.maximum.accumulate(np.where(ids_T == end, places, 0))
+    begins = np.maximum.accumulate(np.where(ids_T == begin, places, 0))
     return {"position_ids": places - begins}
 
 

@@ -32,7 +32,7 @@ def train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, start
     steps = max(1, len(data["train"]) // recipe.batch)
     arguments = training.arguments(
         folder, seed=recipe.seed, device=device, steps=steps, batch=recipe.batch,
-        learning_rate=recipe.learning_rate,
+        learning_rate=recipe.learning_rate, warmup_steps=max(1, round(recipe.warmup * steps)),
         per_device_eval_batch_size=32, prediction_loss_only=True,
         eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps // max(1, recipe.evaluations)),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.architectures import Family
 from tasks import steps, workers
 from tasks.artifacts import Checkpoint, Dataset, Forecast, Tokenizer
-from tasks.errors import LossMaskError, SourceError
+from tasks.errors import LossMaskError, SourceError, StartError
 from tasks.pretrain import PretrainRecipe
 from tasks.rows import read
 from tasks.settings import Execution
@@ -133,6 +133,7 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     from tasks import training
 
     tokenizer = AutoTokenizer.from_pretrained(base)
+    require_chat_template(tokenizer, base)
     model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
     torch.manual_seed(recipe.seed)
     adapter = LoraConfig(
@@ -159,6 +160,16 @@ def _embedding(model: Any) -> str:
     """What the family calls its token embedding: `embed_tokens`, `wte`, `word_embeddings`."""
     name = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
     return name.split(".")[-1]
+
+
+def require_chat_template(tokenizer: Any, base: Path) -> None:
+    """Raises StartError for an imported base without one: its users know which it should have, if any."""
+    if not tokenizer.chat_template:
+        raise StartError(
+            f"the tokenizer of the base model in {base} has no chat template, so instructions cannot be written: "
+            "put a chat_template.jinja with {% generation %} around the answer beside the model that was imported, and "
+            "continue pre-training from it again"
+        )
 
 
 def _save_adapter(model: Any, folder: Path, base: str) -> None:

@@ -43,7 +43,7 @@ def step(recipe: TokenizerRecipe, dataset: str) -> steps.Step:
 
 @task(task_run_name="train the tokenizer", cache_policy=NO_CACHE)
 def train_tokenizer(dataset: Dataset, recipe: TokenizerRecipe, execution: Execution) -> Tokenizer:
-    """A tokenizer folder with `tokens/<split>/<domain>.bin` beside it."""
+    """A tokenizer folder with `tokens/<split>/<domain>.bin` beside it (`.bin32` for a vocabulary above 65,536)."""
     this = step(recipe, dataset.key)
 
     def build(folder: Path) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def encoding_step(recipe: EncodeRecipe, dataset: str, model: str) -> steps.Step:
     )  # fmt: skip
 
 
-@task(task_run_name="encode with the champion's tokenizer", cache_policy=NO_CACHE)
+@task(task_run_name="encode with the model's tokenizer", cache_policy=NO_CACHE)
 def encode(dataset: Dataset, model: Checkpoint, recipe: EncodeRecipe, execution: Execution) -> Tokenizer:
     """As `train_tokenizer`, with the tokenizer of a model: one that is continued keeps its vocabulary."""
     this = encoding_step(recipe, dataset.key, model.key)
@@ -85,7 +85,10 @@ def encode(dataset: Dataset, model: Checkpoint, recipe: EncodeRecipe, execution:
 def _encode_again(text: Path, folder: Path, characters: int, model: Path) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    return _encode(_texts(text, characters), AutoTokenizer.from_pretrained(model), folder)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.backend_tokenizer.no_truncation()  # some are saved with the length that they were last used at
+    tokenizer.backend_tokenizer.no_padding()
+    return _encode(_texts(text, characters), tokenizer, folder)
 
 
 def _build(text: Path, folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -102,25 +105,30 @@ def _texts(text: Path, characters: int) -> dict[str, dict[str, list[str]]]:
 
 
 def _encode(texts: Mapping[str, Mapping[str, list[str]]], tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Writes the tokenizer and the token streams, each document ended with the tokenizer's own end."""
+    """Writes the tokenizer and the token streams, each document between the tokenizer's own begin (if any) and end."""
     from models.packing import write_stream
+    from models.tokenizer import begins_with
 
     tokenizer.save_pretrained(folder / "tokenizer")
     summary: dict[str, Any] = {
         "vocabulary": len(tokenizer), "context": tokenizer.model_max_length, "tokens": {}, "characters_per_token": {},
     }  # fmt: skip
-    end = tokenizer.eos_token_id
+    begin, end = begins_with(tokenizer), tokenizer.eos_token_id
+    largest = max(tokenizer.get_vocab().values())  # not always the last of a number without gaps
     for split, domains in texts.items():
         (folder / "tokens" / split).mkdir(parents=True)
         summary["tokens"][split] = {}
         for domain, documents in domains.items():
             rows = tokenizer.backend_tokenizer.encode_batch_fast(documents, add_special_tokens=False)
-            ids = [i for row in rows for i in (*row.ids, end)]
-            count = write_stream(folder / "tokens" / split / f"{domain}.bin", ids)
+            ids = [i for row in rows for i in (*begin, *row.ids, end)]
+            file = folder / "tokens" / split / f"{domain}.bin"
+            count = write_stream(file, ids, vocabulary=largest + 1)
             summary["tokens"][split][domain] = count
             if split == "validation":
                 letters = sum(map(len, documents))
-                summary["characters_per_token"][domain] = round(letters / max(1, count - len(documents)), 3)
+                summary["characters_per_token"][domain] = round(
+                    letters / max(1, count - len(documents) * (1 + len(begin))), 3
+                )
     return summary
 
 
