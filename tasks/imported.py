@@ -185,7 +185,7 @@ def _pad(model: Any, tokenizer: Any) -> int:
     if max(tokenizer.get_vocab().values()) >= model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(max(tokenizer.get_vocab().values()) + 1)
     model.config.pad_token_id = tokenizer.pad_token_id
-    if model.generation_config is not None:
+    if model.can_generate():
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return added
 

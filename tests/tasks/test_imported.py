@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy as copied
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from models.architectures import OBJECTIVES, Family, fresh_model, load, with_added_tokens
+from models.objectives import objective_of
 from models.tokenizer import train_tokenizer
 from tasks import imported
 from tasks.errors import StartError
@@ -168,8 +171,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "quantised": (lambda folder: edit(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
                   r"is quantised \(gptq\)"),
     "a classifier": (lambda folder: edit(folder, architectures=["LlamaForSequenceClassification"]),
-                     "is a LlamaForSequenceClassification, and what it was trained for"),
-    "an embedding": (lambda folder: edit(folder, architectures=["LlamaModel"]), "is a LlamaModel, and"),
+                     "is a LlamaForSequenceClassification, which was not trained to"),
+    "an embedding": (lambda folder: edit(folder, architectures=["LlamaModel"]), "is a LlamaModel, which was not"),
     "a config that is no object": (lambda folder: (folder / "config.json").write_text("[]"), "holds a list"),
 }  # fmt: skip
 
@@ -203,3 +206,17 @@ def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(StartError, match=r"pip install 'evergreen\[gguf\]'"):
         imported.convert(tmp_path / "a.gguf", tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_a_model_of_masks_or_spans_comes_in_with_what_it_needs(family: Family, tmp_path: Path) -> None:
+    plain = train_tokenizer(TEXTS, vocabulary=300, context=64)
+    tokenizer = with_added_tokens(copied(plain), family, 64)
+    fresh_model(1, tokenizer, seed=0, family=family).save_pretrained(tmp_path / "own")
+    plain.save_pretrained(tmp_path / "own")
+    with pytest.raises(StartError, match=r"mask token|extra_id_0"):
+        imported.convert(tmp_path / "own", tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "own")
+    imported.convert(tmp_path / "own", tmp_path / "model")
+    made = objective_of(load(tmp_path / "model"), AutoTokenizer.from_pretrained(tmp_path / "model"), seed=0)
+    assert made.name == OBJECTIVES[family]
