@@ -31,9 +31,11 @@ def ids_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 ODD = (
-    "", "\0", "a\0b", "\r\n", "\r", "\n\r\n", "\ufeffx", "e\u0301\u0301\u0327", "\u202eabc\u202c\u2066d\u2069", "\u200d", "\ufffd",
-    "\ufffe\uffff\U0010ffff", "a .  b , c ! d ? n't 's 'Re", "\u2028\u2029\x85\xa0\u3000", "\x1c\x1d\x1e\x1f\x7f", "👩‍👩‍👧‍👦🏽", "ﬁ\u212b\u1e9b\u0323",
-    "Ġ Ċ ĉ â Ń", "<|endoftext|", "<unk>[UNK]</s><s>", "a" * 20_000, " " * 20_000, "\n\t" * 5_000, "\U0001f98a" * 5_000,
+    "", "\0", "a\0b", "\r\n", "\r", "\n\r\n", "\x1c\x1d\x1e\x1f\x7f", "\u2028\u2029\x85\xa0\u3000",
+    "\ufeffx", "\u200d", "\ufffd", "\ufffe\uffff\U0010ffff", "e\u0301\u0301\u0327", "\ufb01\u212b\u1e9b\u0323",
+    "\u202eabc\u202c\u2066d\u2069", "\U0001f469\u200d\U0001f467\U0001f3fd", "a .  b , c ! d ? n't 's 'Re",
+    "Ġ Ċ ĉ â Ń", "<|endoftext|>", "<unk>[UNK]</s><s>",
+    "a" * 20_000, " " * 20_000, "\n\t" * 5_000, "\U0001f98a" * 5_000,
 )  # fmt: skip
 
 
