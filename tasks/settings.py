@@ -1,5 +1,6 @@
 """Execution: where and how a run happens. Nothing here ever changes a step's key."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +75,8 @@ def apply_environment() -> None:
     """Sets what must be set before torch, Prefect or MLflow are imported; what the user has set stays."""
     for name, value in {**OFFLINE, **PERFORMANCE}.items():
         os.environ.setdefault(name, value)
+    # where it is installed, peft imports it; it says which kernels it lacks, and what each int8 product casts
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def apply_threads(threads: int) -> int:

@@ -1,6 +1,7 @@
 """Trains the tokenizer on the training side of the text and encodes every split once."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def step(recipe: TokenizerRecipe, dataset: str) -> steps.Step:
         recipe=recipe,
         inputs={"dataset": dataset},
         libraries=("tokenizers", "transformers"),
-        modules=("models.tokenizer", "models.packing"),
+        modules=("models.tokenizer", "models.packing", "models.fertility"),
     )
 
 
@@ -66,7 +67,7 @@ class EncodeRecipe(BaseModel):
 def encoding_step(recipe: EncodeRecipe, dataset: str, model: str) -> steps.Step:
     return steps.Step(
         stage="tokenizer", name="encoded", recipe=recipe, inputs={"dataset": dataset, "model": model},
-        libraries=("tokenizers", "transformers"), modules=("models.tokenizer", "models.packing"),
+        libraries=("tokenizers", "transformers"), modules=("models.tokenizer", "models.packing", "models.fertility"),
     )  # fmt: skip
 
 
@@ -105,31 +106,48 @@ def _texts(text: Path, characters: int) -> dict[str, dict[str, list[str]]]:
 
 
 def _encode(texts: Mapping[str, Mapping[str, list[str]]], tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Writes the tokenizer and the token streams, each document between the tokenizer's own begin (if any) and end."""
-    from models.packing import write_stream
+    """Writes the tokenizer and the token streams, each document between the tokenizer's own begin (if any) and end.
+
+    A text that holds the letters of a control token is encoded as the text that it is.
+    """
+    from models.fertility import fit, share_used, single_bytes
+    from models.packing import read_streams, write_stream
     from models.tokenizer import begins_with
 
     tokenizer.save_pretrained(folder / "tokenizer")
-    summary: dict[str, Any] = {
-        "vocabulary": len(tokenizer), "context": tokenizer.model_max_length, "tokens": {}, "characters_per_token": {},
-    }  # fmt: skip
     begin, end = begins_with(tokenizer), tokenizer.eos_token_id
     largest = max(tokenizer.get_vocab().values())  # not always the last of a number without gaps
+    encoder = tokenizer.backend_tokenizer
+    encoder.encode_special_tokens = True  # the library's name for: control tokens in a text are text
+    single = single_bytes(encoder.get_vocab())
+    counts: dict[str, dict[str, int]] = {split: {} for split in texts}
+    measured = {}
+    started = time.perf_counter()
     for split, domains in texts.items():
         (folder / "tokens" / split).mkdir(parents=True)
-        summary["tokens"][split] = {}
+        # the places of the tokens take time to keep, and only the measures need them
+        encoding = encoder.encode_batch if split == "validation" else encoder.encode_batch_fast
         for domain, documents in domains.items():
-            rows = tokenizer.backend_tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+            rows = encoding(documents, add_special_tokens=False)
             ids = [i for row in rows for i in (*begin, *row.ids, end)]
             file = folder / "tokens" / split / f"{domain}.bin"
-            count = write_stream(file, ids, vocabulary=largest + 1)
-            summary["tokens"][split][domain] = count
+            counts[split][domain] = write_stream(file, ids, vocabulary=largest + 1)
             if split == "validation":
-                letters = sum(map(len, documents))
-                summary["characters_per_token"][domain] = round(
-                    letters / max(1, count - len(documents) * (1 + len(begin))), 3
-                )
-    return summary
+                measured[domain] = fit(documents, [(row.ids, row.offsets) for row in rows], single)
+    speed = sum(sum(each.values()) for each in counts.values()) / (time.perf_counter() - started)
+    train = list(read_streams(folder / "tokens" / "train").values())
+    return {
+        "vocabulary": len(tokenizer), "context": tokenizer.model_max_length,
+        "vocabulary_used": round(share_used(train, len(tokenizer)), 4), "tokens": counts, **_by_measure(measured),
+        "execution": {"tokens_per_second": round(speed)},
+    }  # fmt: skip
+
+
+def _by_measure(measured: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The measures of each domain as the domains of each measure."""
+    names = dict.fromkeys(name for found in measured.values() for name in found)
+    return {name: {domain: round(found[name], 3) for domain, found in measured.items() if name in found}
+            for name in names}  # fmt: skip
 
 
 def _read(path: Path, characters: int) -> dict[str, list[str]]:
