@@ -202,7 +202,7 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, star
     from models.architectures import fresh_model
     from models.optimizers import MuonAdamW
     from models.packing import PackedWindows
-    from tasks import training
+    from tasks import pace, samples, training
 
     tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer")
     windows = {
@@ -226,7 +226,11 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, star
         model, TrainingArguments(**arguments), optimizers=(optimizer, None),
         train_dataset=windows["train"], eval_dataset=windows["validation"],
     )  # fmt: skip
-    figures = training.run(trainer, folder, tokens_per_step=recipe.batch * recipe.context)
+    if recipe.evaluations:
+        documents = windows["validation"].streams
+        trainer.add_callback(samples.continuing(folder, tokenizer, documents, longest=recipe.context))
+    flops = pace.flops_per_token(model, inputs=recipe.context)
+    figures = training.run(trainer, folder, tokens_per_step=recipe.batch * recipe.context, flops_per_token=flops)
     loss = trainer.evaluate()["eval_loss"]
     baselines = _baselines(model, windows, len(tokenizer)) if recipe.evaluations else {}
     model.save_pretrained(folder / "model")
