@@ -99,7 +99,7 @@ def line(label: str, entry: Mapping[str, Any]) -> str:
     count = f"{entry['step']:>5,}" + (f"/{entry['steps']:,}" if entry["steps"] else "")
     parts = [count, *_measures(entry), *_left(entry)]
     if "mfu" in entry:
-        more = "  ".join([count, *_measures(entry), f"{entry['mfu']:.0%} mfu", *_left(entry)])
+        more = "  ".join([count, *_measures(entry), _percent(entry["mfu"]) + " mfu", *_left(entry)])
         room = LONGEST - len(more) - 1
         if room >= len(label):
             return f"{label:<{min(LABEL, room)}} {more}"
@@ -112,6 +112,10 @@ def _measures(entry: Mapping[str, Any]) -> list[str]:
         "rows_per_second": "{:,.0f} rows/s",
     }  # fmt: skip
     return [form.format(entry[name]) for name, form in forms.items() if name in entry]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
 
 
 def _left(entry: Mapping[str, Any]) -> list[str]:

@@ -67,6 +67,7 @@ def test_the_mfu_stands_behind_the_tokens_and_the_label_makes_room() -> None:
     with_mfu = progress.line("pretrain/main", {**ENTRY, "mfu": 0.3689})
     assert with_mfu == "pretrain/main       120/400  loss 3.214  9,120 tok/s  37% mfu  0:31 left"
     assert len(with_mfu) <= 72
+    assert "  0.3% mfu  " in progress.line("pretrain/main", {**ENTRY, "mfu": 0.0031})
 
 
 def test_a_line_that_would_be_too_long_has_no_mfu() -> None:
