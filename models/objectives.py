@@ -18,6 +18,7 @@ from models.corruption import IGNORED, masked, spans
 from models.packing import Examples
 from models.tokenizer import begins_with
 
+LOGITS = 2**27  # of a batch without gradients: 512 MB in fp32
 Example = Mapping[str, np.ndarray]
 
 
@@ -141,10 +142,11 @@ def loss(
 
 
 @torch.inference_mode()
-def example_losses(model: nn.Module, data: Examples, *, size: int = 32) -> np.ndarray:
-    """Mean loss of each example in nats per label, shape (examples,), in batches of `size`."""
+def example_losses(model: nn.Module, data: Examples, *, size: int = 0) -> np.ndarray:
+    """Mean loss of each example in nats per label, shape (examples,), in batches of `size`; 0: `held_out_batch`."""
     model.eval()
     objective = data.objective
+    size = size or held_out_batch(model, data)
     losses = []
     for first in range(0, len(data), size):
         batch = objective.batch([data[i] for i in range(first, min(first + size, len(data)))])
@@ -158,6 +160,12 @@ def example_losses(model: nn.Module, data: Examples, *, size: int = 32) -> np.nd
         )
         losses.append(nll_BT.sum(dim=1) / (labels_BT != IGNORED).sum(dim=1).clamp(min=1))
     return torch.cat(losses).cpu().numpy()
+
+
+def held_out_batch(model: nn.Module, data: Examples) -> int:
+    """As many windows, 32 at most, as keep the logits below LOGITS, whatever the vocabulary."""
+    each = len(data[0]["labels"]) * model.config.get_text_config().vocab_size
+    return max(1, min(32, LOGITS // each))
 
 
 def targets(data: Examples) -> np.ndarray:

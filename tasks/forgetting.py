@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from models.packing import PackedWindows
     from tasks.pretrain import PretrainRecipe
 
-LOGITS = 2**27  # of a batch: 512 MB in fp32, whatever the vocabulary
 logger = logging.getLogger("evergreen.pretrain")
 
 
@@ -53,6 +52,5 @@ def _loss(folder: Path, tokenizer: Any, windows: "PackedWindows", recipe: "Pretr
     from tasks.generation import pick_device
 
     model = load(folder, attn_implementation="eager", dtype="float32").to(pick_device(device))
-    size = max(1, min(32, LOGITS // (recipe.context * model.config.vocab_size)))
     objective = objective_of(model, tokenizer, seed=recipe.seed, apart=recipe.documents == "apart")
-    return float(example_losses(model, Examples(windows, objective), size=size).mean())
+    return float(example_losses(model, Examples(windows, objective)).mean())

@@ -33,7 +33,7 @@ def train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, start
     arguments = training.arguments(
         folder, seed=recipe.seed, device=device, steps=steps, batch=recipe.batch,
         learning_rate=recipe.learning_rate, warmup_steps=max(1, round(recipe.warmup * steps)),
-        per_device_eval_batch_size=32, prediction_loss_only=True,
+        per_device_eval_batch_size=objectives.held_out_batch(model, data["validation"]), prediction_loss_only=True,
         eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps // max(1, recipe.evaluations)),
     )  # fmt: skip
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
@@ -42,7 +42,12 @@ def train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, start
         train_dataset=data["train"], eval_dataset=data["validation"],
         compute_loss_func=partial(objectives.loss, shifted=objective.name == "causal"),
     )  # fmt: skip
-    figures = training.run(trainer, folder, tokens_per_step=recipe.batch * recipe.context)
+    if recipe.evaluations:
+        trainer.add_callback(_sampler(folder, tokenizer, data["validation"], recipe.context))
+    figures = training.run(
+        trainer, folder, tokens_per_step=recipe.batch * recipe.context,
+        flops_per_token=_flops_per_token(model, data["train"], recipe.context),
+    )  # fmt: skip
     loss = trainer.evaluate()["eval_loss"]
     baselines = _baselines(model, data, len(tokenizer)) if recipe.evaluations else {}
     model.save_pretrained(folder / "model")
@@ -69,6 +74,32 @@ def _examples(folder: Path, recipe: PretrainRecipe, objective: "Objective") -> "
 
     tokens = recipe.tokens if folder.name == "train" else recipe.validation_tokens
     return Examples(PackedWindows(folder, recipe.mixture, context=recipe.context, tokens=tokens), objective)
+
+
+def _sampler(folder: Path, tokenizer: Any, held_out: "Examples", context: int) -> Any:
+    """The callback that shows what the model says: it continues documents, or fills what was taken out of windows."""
+    from models.objectives import Causal, Span
+    from models.samples import PROMPTS
+    from tasks import samples
+
+    objective = held_out.objective
+    if isinstance(objective, Causal):
+        return samples.continuing(folder, tokenizer, held_out.windows.streams, begin=objective.begin, longest=context)
+    return samples.sampler(
+        folder, tokenizer, [held_out[i] for i in range(min(PROMPTS, len(held_out)))], longest=context,
+        objective=objective.name, gaps=objective.sentinels if isinstance(objective, Span) else (),
+    )  # fmt: skip
+
+
+def _flops_per_token(model: Any, data: "Examples", context: int) -> float | None:
+    """Of a token of a window, whatever is read and written of it. None where nobody knows them."""
+    from tasks import pace
+
+    example = data[0]
+    inputs = len(example["input_ids"])
+    targets = len(example["labels"]) if data.objective.name == "span" else 0
+    each = pace.flops_per_token(model, inputs=inputs, targets=targets)
+    return each and each * (inputs + targets) / context
 
 
 def _mean_loss(model: Any, held_out: "Examples") -> float:

@@ -148,7 +148,8 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     adapter = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM",
         # the tokens of the chat template never occurred in pre-training
-        modules_to_save=[loading.embedding_of(model)] if recipe.embeddings else None, ensure_weight_tying=recipe.embeddings,
+        modules_to_save=[loading.embedding_of(model)] if recipe.embeddings else None,
+        ensure_weight_tying=recipe.embeddings,
     )  # fmt: skip
     model = get_peft_model(model, adapter)
     rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.learning_rate}

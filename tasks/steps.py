@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from tasks import code, machine, pages, tracking
+from tasks import code, leaves, machine, pages, tracking
 from tasks.artifacts import Artifact, Dataset
 from tasks.errors import StoreError
 from tasks.settings import home
@@ -307,7 +307,7 @@ def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _key_figures(summary: Mapping[str, Any]) -> str:
     """The first few numbers of a summary as an indented table, two columns of it; long names do not fit."""
-    numbers = tracking.numbers({name: value for name, value in summary.items() if name != "execution"})
+    numbers = leaves.numbers({name: value for name, value in summary.items() if name != "execution"})
     fitting = [(name.removeprefix("files/"), value) for name, value in numbers.items()]
     cells = [f"{name:<24} {_figure(value):>11}" for name, value in fitting if len(name) <= 24][:8]
     return "".join("\n  " + "   ".join(cells[i : i + 2]) for i in range(0, len(cells), 2))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks import pace
 from tasks.errors import TrainingDivergedError
 from tasks.progress import HISTORY
 
@@ -57,10 +58,13 @@ def _has_bf16(on_cpu: bool) -> bool:
     return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
 
 
-def run(trainer: Any, folder: Path, *, tokens_per_step: float | None = None) -> dict[str, Any]:
+def run(
+    trainer: Any, folder: Path, *, tokens_per_step: float | None = None, flops_per_token: float | None = None
+) -> dict[str, Any]:
     """Trains from the newest intact checkpoint, or from the start; returns the steps and how they were executed.
 
-    Writes `log/history.jsonl`. Raises TrainingDivergedError when the loss stops being finite.
+    Writes `log/history.jsonl`, with the MFU where `flops_per_token` are given. Raises TrainingDivergedError when the
+    loss stops being finite.
     """
     import torch
     import transformers
@@ -68,7 +72,9 @@ def run(trainer: Any, folder: Path, *, tokens_per_step: float | None = None) -> 
     quiet()
     checkpoints = folder / "checkpoints"
     resume = newest_checkpoint(checkpoints)
-    trainer.add_callback(_recorder(folder / "log" / HISTORY, resume, tokens_per_step))
+    speed = pace.of(trainer.args, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
+    trainer.add_callback(_recorder(folder / "log" / HISTORY, resume, speed))
+    trainer.add_callback(pace.follower(speed))
     trainer.pop_callback(transformers.PrinterCallback)
     started = time.time()
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -78,6 +84,7 @@ def run(trainer: Any, folder: Path, *, tokens_per_step: float | None = None) -> 
         "execution": {
             "training_seconds": round(time.time() - started, 1), "resumed_from": first,
             "threads": torch.get_num_threads(), "device": str(trainer.args.device), "bf16": trainer.args.bf16,
+            **speed.summary(),
         },
     }  # fmt: skip
 
@@ -132,14 +139,13 @@ def _intact(folder: Path) -> bool:
         return False
 
 
-def _recorder(history: Path, resume: Path | None, tokens_per_step: float | None) -> Any:
+def _recorder(history: Path, resume: Path | None, speed: pace.Pace) -> Any:
     from transformers import TrainerCallback
 
     class Recorder(TrainerCallback):
         """Writes one line per logged step, marks whole checkpoints, stops a run that diverged."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.started, self.first = time.monotonic(), state.global_step
             history.parent.mkdir(parents=True, exist_ok=True)
             _keep_until(history, state.global_step if resume else 0)
 
@@ -155,20 +161,13 @@ def _recorder(history: Path, resume: Path | None, tokens_per_step: float | None)
                         f"{logs.get('learning_rate', args.learning_rate):.2e}; lower the recipe's learning_rate. "
                         f"Last good checkpoint: {newest_checkpoint(Path(args.output_dir)) or 'none'}"
                     )
-            _append(history, {"step": state.global_step, "steps": state.max_steps, **self._speed(state), **logs})
+            now = speed.entry(state.global_step, state.max_steps, trained="loss" in logs)
+            at = {"step": state.global_step, "steps": state.max_steps, "time": round(time.time(), 3)}
+            _append(history, {**at, **now, **logs})
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             (folder / COMPLETE).write_text(json.dumps(_sizes(folder)))
-
-        def _speed(self, state: Any) -> dict[str, float]:
-            done, seconds = state.global_step - self.first, time.monotonic() - self.started
-            if done <= 0:
-                return {}
-            speed = {"seconds_left": round(seconds / done * (state.max_steps - state.global_step), 1)}
-            if tokens_per_step:
-                speed["tokens_per_second"] = round(done * tokens_per_step / seconds, 1)
-            return speed
 
     return Recorder()
 
