@@ -62,7 +62,7 @@ def train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, start
         "family": architectures.family_of(model),
         "objective": objective.name,
         "documents": "apart" if objective.apart else "joined",
-        "size": recipe.size,
+        **({} if start else {"size": recipe.size}),
         "tokens": steps * recipe.batch * recipe.context,
         "parameters": total,
         "non_embedding": total - model.get_input_embeddings().weight.numel() - _learnt_positions(model),

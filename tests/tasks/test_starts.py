@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from transformers import AutoTokenizer
 
 from tasks import catalogue, starts, steps
 from tasks.artifacts import Artifact, Checkpoint
 from tasks.errors import StartError
+from tasks.sft import require_chat_template
 from tests import contest, tiny
 from tests.tiny import EXECUTION, TinyRecipe
 
@@ -153,3 +155,11 @@ def test_the_data_of_a_registered_model_are_found_by_its_lineage(tmp_path: Path)
     found = starts.earlier_data(start, "")
     assert found is not None and (found.key, found.path) == (data.key, data.path)
     assert starts.seen(start) == data.key
+
+
+def test_fine_tuning_says_what_a_base_without_a_chat_template_needs(base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    require_chat_template(tokenizer, base)
+    tokenizer.chat_template = None
+    with pytest.raises(StartError, match=r"has no chat template.*put a chat_template\.jinja with \{% generation %\}"):
+        require_chat_template(tokenizer, base)
