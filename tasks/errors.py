@@ -30,7 +30,7 @@ class LossMaskError(EvergreenError):
 
 
 class TrainingDivergedError(EvergreenError):
-    """The loss is no longer a finite number."""
+    """The loss, a gradient or a weight is no longer a finite number, or the loss ran away."""
 
 
 class TrainingInterruptedError(EvergreenError):
