@@ -10,21 +10,29 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.architectures import Family
-from tasks import forecasts, pages, steps, workers
+from tasks import forecasts, notes, pages, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
+from tasks.speed import Chosen
 
 logger = logging.getLogger("evergreen.pretrain")
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 MODULES = (
     "tasks.training",
+    "tasks.speed",
     "models.architectures",
     "models.optimizers",
     "models.packing",
     "models.baselines",
     "models.generation",
     "models.metrics",
+)
+
+
+PRECISION = (
+    "Of the arithmetic. auto: bf16-autocast where the processor has bf16 instructions, else fp32. bf16: weights and "
+    "optimizer states in it too."
 )
 
 
@@ -54,6 +62,7 @@ class PretrainRecipe(BaseModel):
     validation_tokens: int = Field(
         32_768, ge=128, description="Held-out tokens of the mixture that the loss is measured on."
     )
+    precision: Chosen = Field("auto", description=PRECISION)
     seed: int = Field(1, ge=0, description="Of the initial weights and the order of the data.")
 
 
@@ -107,6 +116,7 @@ class ContinueRecipe(BaseModel):
     embedding_learning_rate: float = Field(5e-3, gt=0, lt=1, description="Peak learning rate of embeddings and norms.")
     evaluations: int = Field(2, ge=0, le=100, description="How often the held-out loss is measured on the way.")
     validation_tokens: int = Field(32_768, ge=128, description="Held-out tokens that the loss is measured on.")
+    precision: Chosen = Field("auto", description=PRECISION)
     seed: int = Field(1, ge=0, description="Of the order of the data.")
 
     def over(self, tokens: int) -> PretrainRecipe:
@@ -191,18 +201,20 @@ def train(
                 "or lower pretrain.context"
             )
     return workers.call(
-        _train, tokenizer.path, folder, recipe, execution.device, start, threads=execution.threads_each,
+        _train, tokenizer.path, folder, recipe, execution, start, threads=execution.threads_each,
         processes=execution.processes, label=f"{this.stage}/{this.name}", log=folder / "log",
     )  # fmt: skip
 
 
-def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, start: Path | None) -> dict[str, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+def _train(
+    tokens: Path, folder: Path, recipe: PretrainRecipe, execution: Execution, start: Path | None
+) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
     from models.architectures import fresh_model
     from models.optimizers import MuonAdamW
     from models.packing import PackedWindows
-    from tasks import training
+    from tasks import speed, step_memory, training
 
     tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer")
     windows = {
@@ -214,22 +226,32 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, star
     else:
         model = fresh_model(recipe.size, tokenizer, seed=recipe.seed, family=recipe.family)
     before = {"loss_before": _loss(model, windows["validation"])} if start else {}
+    settings = speed.choose(
+        model, speed.facts_of(execution), execution, precision=recipe.precision, batch=recipe.batch,
+        context=recipe.context, tokens=recipe.tokens,
+    )  # fmt: skip
+    notes.note(folder, str(settings))
+    model = settings.prepare(model)
+    watch = step_memory.watch(model, folder, settings, context=recipe.context) if recipe.evaluations else None
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
     steps_ = max(1, len(windows["train"]) // recipe.batch)
     arguments = training.arguments(
-        folder, seed=recipe.seed, device=device, steps=steps_, batch=recipe.batch,
+        folder, seed=recipe.seed, device=settings.device, steps=steps_, batch=recipe.batch,
         learning_rate=recipe.learning_rate,
         per_device_eval_batch_size=32, prediction_loss_only=True,
         eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps_ // max(1, recipe.evaluations)),
-    )  # fmt: skip
-    trainer = Trainer(
+    ) | settings.arguments()  # fmt: skip
+    trainer = speed.trainer_class(settings)(
         model, TrainingArguments(**arguments), optimizers=(optimizer, None),
         train_dataset=windows["train"], eval_dataset=windows["validation"],
     )  # fmt: skip
+    if watch:
+        trainer.add_callback(watch)
     figures = training.run(trainer, folder, tokens_per_step=recipe.batch * recipe.context)
+    figures["execution"] |= settings.record() | (watch.figures() if watch else {})
     loss = trainer.evaluate()["eval_loss"]
     baselines = _baselines(model, windows, len(tokenizer)) if recipe.evaluations else {}
-    model.save_pretrained(folder / "model")
+    model.float().save_pretrained(folder / "model")  # what follows trains in fp32 or autocast
     tokenizer.save_pretrained(folder / "model")
     training.finish(folder)
     return {

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from tasks import progress
+from tasks import notes, progress
 from tasks.errors import TrainingInterruptedError
 
 STOPPED = "stopped before it started; run again to continue"
@@ -52,9 +52,10 @@ def call(
     process was killed from outside.
     """
     future = _submit(processes, threads, function, *args)
-    meter = progress.Meter(label, log)
+    said = notes.follow(label, log)
+    reports = (progress.Meter(label, log).update, said)
     try:
-        return _wait(future, meter)
+        return _wait(future, *reports)
     except BrokenProcessPool as error:
         stop()
         raise TrainingInterruptedError(
@@ -64,6 +65,8 @@ def call(
     except KeyboardInterrupt:
         stop()
         raise
+    finally:
+        said()
 
 
 @contextmanager
@@ -109,7 +112,7 @@ def _submit(processes: int, threads: int, function: Callable[..., T], *args: Any
         return _pool.submit(_with_threads, threads, function, *args)
 
 
-def _wait(future: "Future[T]", meter: progress.Meter) -> T:
+def _wait(future: "Future[T]", *reports: Callable[[], None]) -> T:
     while True:
         try:
             return future.result(timeout=1.0)
@@ -118,7 +121,8 @@ def _wait(future: "Future[T]", meter: progress.Meter) -> T:
                 return future.result()
             if _interrupted.is_set():
                 stop()  # its process came to life while the interrupt was ending the others
-            meter.update()
+            for report in reports:
+                report()
 
 
 def _start() -> None:
