@@ -78,14 +78,15 @@ class Peak(NamedTuple):
     parts: dict[str, int]
 
 
-def timeline(config: Any, step: Step) -> list[Storage]:
+def timeline(config: Any, step: Step, kind: Any = None) -> list[Storage]:
     """Every storage of one warm step, in the order of their births.
 
-    Raises ValueError for a model that decides by the content of tensors, as mixtures of experts do.
+    `kind` is the model's class, by default the family's causal language model. Raises ValueError for a model that
+    decides by the content of tensors, as mixtures of experts do.
     """
     with torch.device("meta"):
-        model = assembled(config, step)
-    with FakeTensorMode(), _as_if_real(), Ledger() as ledger:
+        model = assembled(config, step, kind)
+    with FakeTensorMode(), _as_if_real(step), Ledger() as ledger:
         _filled(model)
         optimizer = optimizer_of(model, step)
         for tensor in [*model.parameters(), *model.buffers()]:
@@ -191,9 +192,15 @@ def _filled(model: nn.Module) -> None:
             module._buffers[name] = None if buffer is None else like(buffer)
 
 
+def _documents(position_ids: torch.Tensor) -> torch.Tensor:
+    """The number of the document that each position belongs to, as transformers computes it."""
+    before = position_ids[:, :1] - 1
+    return (torch.diff(position_ids, prepend=before, dim=-1) != 1).cumsum(-1)
+
+
 @contextmanager
-def _as_if_real() -> Iterator[None]:
-    """transformers cannot see in positions without content that no sequences are packed, and would build a mask.
+def _as_if_real(step: Step) -> Iterator[None]:
+    """transformers cannot see in positions without content whether sequences are packed, and would build a mask.
 
     torch logs a traceback of what fails on such tensors beside the error that it raises.
     """
@@ -201,7 +208,7 @@ def _as_if_real() -> Iterator[None]:
 
     log = logging.getLogger("torch._subclasses.fake_tensor")
     real, level = masking_utils.find_packed_sequence_indices, log.level
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    masking_utils.find_packed_sequence_indices = _documents if step.documents else lambda position_ids: None
     log.setLevel(logging.CRITICAL)
     try:
         yield

@@ -6,6 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from models.corruption import counts_of
+
 Precision: TypeAlias = Literal["fp32", "bf16", "bf16-autocast", "int8", "int4"]
 Optimizer: TypeAlias = Literal["adamw", "adamw-foreach", "adamw-8bit", "sgd", "muon"]
 Sharding: TypeAlias = Literal["none", "zero1", "zero2", "zero3", "fsdp"]
@@ -17,7 +19,8 @@ class Step(BaseModel):
     """What decides the memory of a step. `batch` is the micro-batch of one device, `lora` the rank, 0 for none.
 
     bf16 is weights, gradients and states in bf16; bf16-autocast keeps them in fp32. int8 and int4 are frozen weights
-    beside bf16 ones. `accumulated` says that a step sums the gradients of more than one micro-batch.
+    beside bf16 ones. `accumulated` says that a step sums the gradients of more than one micro-batch, `documents` that
+    positions start anew within a sequence, so that transformers builds a mask which keeps its documents apart.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,20 +35,25 @@ class Step(BaseModel):
     devices: int = Field(default=1, ge=1)
     sharding: Sharding = "none"
     attention: Attention = "auto"
+    documents: bool = False
 
 
-def assembled(config: Any, step: Step) -> nn.Module:
+def assembled(config: Any, step: Step, kind: Any = None) -> nn.Module:
     """The model of a config, ready for the step: attention, LoRA on all linear layers, checkpointing.
 
-    Build it under `torch.device("meta")` for a model without memory. Raises ValueError for a config that is of no
-    causal language model, or has values that its family cannot build.
+    `kind` is its class, by default the family's causal language model. Build it under `torch.device("meta")` for a
+    model without memory. Raises ValueError for a config that is of no such model, or has values that its family cannot
+    build.
     """
+    import copy
+
     from transformers import AutoModelForCausalLM
 
     dtype = torch.float32 if step.precision in ("fp32", "bf16-autocast") else torch.bfloat16
     attention = None if step.attention == "auto" else step.attention
     try:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        build = kind._from_config if kind else AutoModelForCausalLM.from_config
+        model = build(copy.deepcopy(config), dtype=dtype, attn_implementation=attention)
     except Exception as error:  # whatever the code of a family raises for values that it cannot build
         raise ValueError(f"transformers cannot build a language model of this {config.model_type}: {error}") from error
     model.config.use_cache = False  # as the Trainer sets it
@@ -74,6 +82,16 @@ def optimizer_of(model: nn.Module, step: Step) -> torch.optim.Optimizer:
 
 
 def forward_backward(model: nn.Module, ids: torch.Tensor, step: Step) -> None:
+    more: dict[str, torch.Tensor] = {"position_ids": _positions(ids)} if step.documents else {}
+    labels = ids
+    if model.config.is_encoder_decoder:  # of a window, it reads what is left and writes what was taken out
+        counts = counts_of(step.sequence)
+        ids, labels = ids[:, : counts.inputs], ids[:, : counts.targets]
     with torch.autocast("cpu", torch.bfloat16, enabled=step.precision == "bf16-autocast"):
-        loss = model(input_ids=ids, labels=ids).loss
+        loss = model(input_ids=ids, labels=labels, **more).loss
     loss.backward()
+
+
+def _positions(ids: torch.Tensor) -> torch.Tensor:
+    """Those of two documents of the same length in each row."""
+    return (torch.arange(ids.shape[1]) % -(-ids.shape[1] // 2)).expand(ids.shape)

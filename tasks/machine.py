@@ -14,7 +14,8 @@ LIBRARIES = (
 )  # fmt: skip
 # Instruction sets among which numeric libraries choose: another one rounds at other places.
 DECISIVE = re.compile(r"(avx|amx|fma|f16c|sse|bf16|sve|asimd|neon|i8mm).*")
-EXECUTION = ("device", "threads", "bf16")  # of a training step: as decisive as the machine
+# Of a training step: as decisive as the machine.
+EXECUTION = ("device", "threads", "bf16", "precision", "attention", "compiled", "micro_batch", "checkpointing")
 
 
 @cache
@@ -51,7 +52,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     A record holds the machine's facts as `machine`, and what EXECUTION names. The number of cores decides nothing.
     """
     old, new = before.get("machine", {}), now.get("machine", {})
-    found = [_change(name, before.get(name), now.get(name)) for name in EXECUTION]
+    found = [_change(name, before[name], now.get(name)) for name in EXECUTION if name in before]
     if old and new:
         found += [
             _change(name, old.get(name), new.get(name)) for name in ("system", "machine", "cpu", "gpus", "python")

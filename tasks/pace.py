@@ -69,10 +69,10 @@ class Pace:
         return figures
 
 
-def of(args: Any, *, tokens_per_step: float | None, flops_per_token: float | None) -> Pace:
-    """The pace of a training with these TrainingArguments."""
+def of(args: Any, bf16: bool, *, tokens_per_step: float | None, flops_per_token: float | None) -> Pace:
+    """The pace of a training with these TrainingArguments, whose products are in `bf16` or in fp32."""
     return Pace(
-        tokens_per_step=tokens_per_step, flops_per_token=flops_per_token, peak=peak(args) if flops_per_token else None
+        tokens_per_step=tokens_per_step, flops_per_token=flops_per_token, peak=peak(args, bf16) if flops_per_token else None
     )  # fmt: skip
 
 
@@ -96,12 +96,12 @@ def follower(pace: Pace) -> Any:
     return Follower()
 
 
-def peak(args: Any) -> float | None:
+def peak(args: Any, bf16: bool) -> float | None:
     """The FLOP/s of all devices of a training; None, with the reason in the log once, where they are not known."""
     from models.utilisation import device_peak
 
     try:
-        each = device_peak(args.device, bf16=args.bf16)
+        each = device_peak(args.device, bf16=bf16)
     except ValueError as error:
         if str(error) not in _said:
             logger.warning("no MFU is logged: %s", error)

@@ -14,12 +14,14 @@ from tasks import forecasts, forgetting, imported, pages, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
+from tasks.speed import Chosen
 
 logger = logging.getLogger("evergreen.pretrain")
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 MODULES = (
     "tasks.pretrain_worker",
     "tasks.training",
+    "tasks.speed",
     "models.architectures",
     "models.baselines",
     "models.corruption",
@@ -34,6 +36,10 @@ MODULES = (
 # The rate that a continued model warms up to falls with its width, as the best one of a hidden matrix does (Yang et
 # al. 2022, arXiv 2203.03466). 0.8 gives the rate that nights have at width 160, and 2e-4 at that of Llama 7B (3e-4).
 PEAK_TIMES_WIDTH, HIGHEST = 0.8, 5e-3
+PRECISION = (
+    "Of the arithmetic. auto: bf16-autocast where the processor has bf16 instructions, else fp32. bf16: weights and "
+    "optimizer states in it too."
+)
 
 
 class PretrainRecipe(BaseModel):
@@ -68,6 +74,7 @@ class PretrainRecipe(BaseModel):
     validation_tokens: int = Field(
         32_768, ge=128, description="Held-out tokens of the mixture that the loss is measured on."
     )
+    precision: Chosen = Field("auto", description=PRECISION)
     seed: int = Field(1, ge=0, description="Of the initial weights and the order of the data.")
 
 
@@ -130,6 +137,7 @@ class ContinueRecipe(BaseModel):
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the learning rates rise from 0.")
     evaluations: int = Field(2, ge=0, le=100, description="How often the held-out loss is measured on the way.")
     validation_tokens: int = Field(32_768, ge=128, description="Held-out tokens that the loss is measured on.")
+    precision: Chosen = Field("auto", description=PRECISION)
     seed: int = Field(1, ge=0, description="Of the order of the data.")
 
     def over(self, tokens: int, start: Path) -> PretrainRecipe:
@@ -234,6 +242,6 @@ def train(
     from tasks.pretrain_worker import train as work
 
     return workers.call(
-        work, tokenizer.path, folder, recipe, execution.device, start, threads=execution.threads_each,
+        work, tokenizer.path, folder, recipe, execution, start, threads=execution.threads_each,
         processes=execution.processes, label=f"{this.stage}/{this.name}", log=folder / "log",
     )  # fmt: skip

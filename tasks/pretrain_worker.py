@@ -6,51 +6,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.pretrain import PretrainRecipe
+from tasks.settings import Execution
 
 if TYPE_CHECKING:
     from models.objectives import Objective
     from models.packing import Examples
+    from tasks.speed import Settings
 
 
-def train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, start: Path | None) -> dict[str, Any]:
+def train(
+    tokens: Path, folder: Path, recipe: PretrainRecipe, execution: Execution, start: Path | None
+) -> dict[str, Any]:
     """From fresh weights or, with `start`, from those of a saved model; its tokenizer is the one of the tokens."""
-    from transformers import AutoTokenizer, Trainer, TrainingArguments
+    from transformers import AutoTokenizer
 
     from models import architectures, objectives
-    from models.optimizers import MuonAdamW
-    from tasks import training
+    from tasks import notes, speed, step_memory, training
 
     tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer")
     if start:
-        model = architectures.load(start, attn_implementation="eager", dtype="float32")
+        model = architectures.load(start, dtype="float32")
     else:
         tokenizer = architectures.with_added_tokens(tokenizer, recipe.family, recipe.context)
         model = architectures.fresh_model(recipe.size, tokenizer, seed=recipe.seed, family=recipe.family)
+    settings = speed.choose(
+        model, speed.facts_of(execution), execution, precision=recipe.precision, batch=recipe.batch,
+        context=recipe.context, tokens=recipe.tokens,
+    )  # fmt: skip
+    notes.note(folder, str(settings))
+    model = settings.prepare(model)
     objective = objectives.objective_of(model, tokenizer, seed=recipe.seed, apart=recipe.documents == "apart")
     data = {split: _examples(tokens / "tokens" / split, recipe, objective) for split in ("train", "validation")}
     before = {"loss_before": _mean_loss(model, data["validation"])} if start else {}
-    steps = max(1, len(data["train"]) // recipe.batch)
-    arguments = training.arguments(
-        folder, seed=recipe.seed, device=device, steps=steps, batch=recipe.batch,
-        learning_rate=recipe.learning_rate, warmup_steps=max(1, round(recipe.warmup * steps)),
-        per_device_eval_batch_size=objectives.held_out_batch(model, data["validation"]), prediction_loss_only=True,
-        eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps // max(1, recipe.evaluations)),
-    )  # fmt: skip
-    optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
-    trainer = Trainer(
-        model, TrainingArguments(**arguments), optimizers=(optimizer, None), data_collator=objective.batch,
-        train_dataset=data["train"], eval_dataset=data["validation"],
-        compute_loss_func=partial(objectives.loss, shifted=objective.name == "causal"),
-    )  # fmt: skip
+    trainer = _trainer(model, data, folder, recipe, settings)
+    watch = None
     if recipe.evaluations:
         trainer.add_callback(_sampler(folder, tokenizer, data["validation"], recipe.context))
+        watch = step_memory.watch(model, folder, settings, context=recipe.context, documents=objective.apart)
+        trainer.add_callback(watch)
     figures = training.run(
-        trainer, folder, tokens_per_step=recipe.batch * recipe.context,
+        trainer, folder, tokens_per_step=recipe.batch * recipe.context, bf16=settings.precision != "fp32",
         flops_per_token=_flops_per_token(model, data["train"], recipe.context),
     )  # fmt: skip
+    figures["execution"] |= settings.record() | (watch.figures() if watch else {})
     loss = trainer.evaluate()["eval_loss"]
     baselines = _baselines(model, data, len(tokenizer)) if recipe.evaluations else {}
-    model.save_pretrained(folder / "model")
+    model.float().save_pretrained(folder / "model")  # what follows trains in fp32 or autocast
     tokenizer.save_pretrained(folder / "model")
     training.finish(folder)
     total = sum(p.numel() for p in model.parameters())
@@ -63,10 +64,35 @@ def train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, start
         "objective": objective.name,
         "documents": "apart" if objective.apart else "joined",
         **({} if start else {"size": recipe.size}),
-        "tokens": steps * recipe.batch * recipe.context,
+        "tokens": figures["steps"] * recipe.batch * recipe.context,
         "parameters": total,
         "non_embedding": total - model.get_input_embeddings().weight.numel() - _learnt_positions(model),
     }
+
+
+def _trainer(
+    model: Any, data: Mapping[str, "Examples"], folder: Path, recipe: PretrainRecipe, settings: "Settings"
+) -> Any:
+    from transformers import TrainingArguments
+
+    from models import objectives
+    from models.optimizers import MuonAdamW
+    from tasks import speed, training
+
+    objective = data["train"].objective
+    steps = max(1, len(data["train"]) // recipe.batch)
+    arguments = training.arguments(
+        folder, seed=recipe.seed, device=settings.device, steps=steps, batch=recipe.batch,
+        learning_rate=recipe.learning_rate, warmup_steps=max(1, round(recipe.warmup * steps)),
+        per_device_eval_batch_size=objectives.held_out_batch(model, data["validation"]), prediction_loss_only=True,
+        eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps // max(1, recipe.evaluations)),
+    )  # fmt: skip
+    optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
+    return speed.trainer_class(settings)(
+        model, TrainingArguments(**arguments | settings.arguments()), optimizers=(optimizer, None),
+        train_dataset=data["train"], eval_dataset=data["validation"], data_collator=objective.batch,
+        compute_loss_func=partial(objectives.loss, shifted=objective.name == "causal"),
+    )  # fmt: skip
 
 
 def _examples(folder: Path, recipe: PretrainRecipe, objective: "Objective") -> "Examples":

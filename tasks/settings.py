@@ -44,6 +44,18 @@ class Execution(BaseModel):
         "", description="Of a Ray cluster, as in ray://head:10001. Empty: a Ray of this machine alone, for the sweep."
     )
 
+    micro_batch: int = Field(
+        0, ge=0, le=4096, description="Windows that a pre-training takes at once, an equal part of its batch; the "
+        "gradients of the parts add up. 0: the most that fits in memory.",
+    )  # fmt: skip
+    checkpointing: bool = Field(
+        False, description="A pre-training computes activations again instead of keeping them: less memory, more time."
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="torch.compile in pre-training. auto: on a GPU, and on a CPU where the tokens make up for it.",
+    )
+
     @model_validator(mode="after")
     def _address_is_used(self) -> "Execution":
         if self.ray_address and self.runner != "ray":

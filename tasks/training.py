@@ -62,11 +62,12 @@ def _has_bf16(on_cpu: bool) -> bool:
 
 def run(
     trainer: Any, folder: Path, *, tokens_per_step: float | None = None, flops_per_token: float | None = None,
-    likelihood: bool = True,
+    bf16: bool | None = None, likelihood: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Trains from the newest intact checkpoint, or from the start; returns the steps and how they were executed.
 
-    Writes `log/history.jsonl`, with the MFU where `flops_per_token` are given. Raises StoreError when the disk does not
+    Writes `log/history.jsonl`, with the MFU where `flops_per_token` are given; `bf16` says that products are in it where
+    the trainer's arguments do not. Raises StoreError when the disk does not
     take a checkpoint, and TrainingDivergedError when loss, gradient or weights stop being finite or, for a loss that is
     a `likelihood` in nats, by `last_good_step`.
     """
@@ -77,7 +78,8 @@ def run(
     saved = folder / "checkpoints"
     with trainer.args.main_process_first(local=False):
         resume = checkpoints.newest(saved)
-    speed = pace.of(trainer.args, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
+    in_bf16 = trainer.args.bf16 if bf16 is None else bf16
+    speed = pace.of(trainer.args, in_bf16, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
     trainer.add_callback(_recorder(folder / "log" / HISTORY, speed, likelihood))
     trainer.add_callback(pace.follower(speed))
     trainer.pop_callback(transformers.PrinterCallback)
@@ -89,7 +91,7 @@ def run(
         "execution": {
             "training_seconds": round(time.time() - started, 1),
             "resumed_from": checkpoints.step_of(resume) if resume else 0,
-            "threads": torch.get_num_threads(), "device": str(trainer.args.device), "bf16": trainer.args.bf16,
+            "threads": torch.get_num_threads(), "device": str(trainer.args.device), "bf16": in_bf16,
             **speed.summary(),
         },
     }  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from tasks import live, progress
+from tasks import live, notes, progress
 from tasks.errors import TrainingInterruptedError
 
 STOPPED = "stopped before it started; run again to continue"
@@ -52,7 +52,8 @@ def call(
     process was killed from outside.
     """
     future = _submit(processes, threads, function, *args)
-    reports = (progress.Meter(label, log).update, live.follow(log))
+    said = notes.follow(label, log)
+    reports = (progress.Meter(label, log).update, said, live.follow(log))
     try:
         return _wait(future, *reports)
     except BrokenProcessPool as error:
@@ -64,6 +65,8 @@ def call(
     except KeyboardInterrupt:
         stop()
         raise
+    finally:
+        said()
 
 
 @contextmanager

@@ -63,6 +63,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("bloom", {"lora": 4}),
     ("neox", {"precision": "bf16-autocast"}),
     ("opt", {}),
+    ("llama", {"documents": True, "attention": "eager", "precision": "bf16-autocast"}),
 ]
 
 

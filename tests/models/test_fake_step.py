@@ -11,7 +11,11 @@ from models.measured_step import measured_peak
 from models.memory_forms import training_peak, unknown
 from tests.models.steps_to_measure import BY_FORMULA, CASES, config_of, name_of, step_of
 
-FAST = [("llama", {}), ("gpt2", {"precision": "bf16-autocast", "checkpointing": True}), ("llama", {"lora": 8})]
+FAST = [
+    ("llama", {"documents": True}),
+    ("gpt2", {"precision": "bf16-autocast", "checkpointing": True}),
+    ("llama", {"lora": 8}),
+]
 
 
 @pytest.mark.parametrize("case", FAST, ids=name_of)

@@ -1,0 +1,35 @@
+"""What a worker process has to say in the log: lines of a file that the main process reads while it waits."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+NOTES = "notes.txt"
+logger = logging.getLogger("evergreen.training")
+
+
+def note(folder: Path, text: str) -> None:
+    """Adds a line to the notes of the step that is built in `folder`."""
+    path = folder / "log" / NOTES
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def follow(label: str, log: Path | None) -> Callable[[], None]:
+    """A function that logs, each time it is called, what was noted below `log` since the last call."""
+    path = log / NOTES if log else None
+    read = path.stat().st_size if path and path.exists() else 0
+
+    def report() -> None:
+        nonlocal read
+        if path is None or not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(read)
+            whole = file.read().rpartition(b"\n")[0]
+        for line in whole.decode().splitlines():
+            logger.info("%s: %s", label, line)
+        read += len(whole) + 1 if whole else 0
+
+    return report

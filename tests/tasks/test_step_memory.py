@@ -1,0 +1,48 @@
+"""The forecast of a training's step against what the training took."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.architectures import Recurrent, build_lstm
+from tasks import notes, step_memory
+from tests.short_training import SPECIAL, fresh, same_weights, train
+
+CASES: list[dict[str, Any]] = [
+    {"precision": "fp32"},
+    {"precision": "bf16-autocast"},
+    {"precision": "fp32", "micro_batch": 2},
+    {"precision": "bf16-autocast", "micro_batch": 2},
+    {"precision": "bf16-autocast", "checkpointing": True},
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_step_takes_what_was_forecast(tmp_path: Path, case: dict[str, Any]) -> None:
+    found = train(tmp_path, steps=3, context=128, watched=True, **case).figures["execution"]["memory"]
+    assert found["error"] == pytest.approx(found["forecast_bytes"] / found["measured_bytes"] - 1)
+    assert abs(found["error"]) < 0.01
+    said = (tmp_path / "log" / notes.NOTES).read_text()
+    assert said.startswith("memory forecast ") and f"measured {found['measured_bytes'] / 1e6:.1f} MB" in said
+
+
+def test_measuring_disturbs_no_bit(tmp_path: Path) -> None:
+    alone, watched = (train(tmp_path / str(each), precision="bf16-autocast", watched=each) for each in (False, True))
+    assert watched.losses == alone.losses and same_weights(watched.model, alone.model)
+    assert "memory" in watched.figures["execution"] and "memory" not in alone.figures["execution"]
+
+
+def test_a_training_of_two_steps_has_nothing_to_measure(tmp_path: Path) -> None:
+    assert "memory" not in train(tmp_path, steps=2, watched=True).figures["execution"]
+
+
+def test_without_a_forecast_the_measurement_stands_alone(tmp_path: Path) -> None:
+    settings = train(tmp_path, steps=1).settings
+    shape = Recurrent(hidden=32, layers=1)
+    lstm = build_lstm(shape, vocabulary=64, context=32, special=SPECIAL, seed=0)
+    assert step_memory.forecast(lstm, settings, context=32) is None
+    assert step_memory.forecast(fresh(), settings, context=32) is not None
+    assert step_memory.compared(None, 5) == {"measured_bytes": 5}
+    assert "no forecast" in step_memory.sentence(None, 5_000_000)
+    assert step_memory.sentence(45_100_000, 45_300_000) == "memory forecast 45.1 MB, measured 45.3 MB (-0.4%)"
