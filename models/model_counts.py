@@ -42,11 +42,8 @@ def counts(model: nn.Module, config: Any) -> Counts:
     tied = () if head is None else (id(head.weight),)
     frozen = [p for key, p in linear.items() if key not in tied and not p.requires_grad]
     experts = {id(p): p for p in parameters.values() if p.ndim == 3}
-    blocks = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.ModuleList) and len(m) == config.get_text_config().num_hidden_layers
-    ]
+    layers = config.get_text_config().num_hidden_layers
+    blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
     adapters = sum(p.numel() for name, p in parameters.items() if ".lora_" in name)
     return Counts(
         total=sum(p.numel() for p in parameters.values()),

@@ -83,10 +83,12 @@ def optimizer_of(model: nn.Module, step: Step) -> torch.optim.Optimizer:
 
 def forward_backward(model: nn.Module, ids: torch.Tensor, step: Step) -> None:
     more: dict[str, torch.Tensor] = {"position_ids": _positions(ids)} if step.documents else {}
+    if step.documents and type(model).__name__.endswith("ForMaskedLM"):  # it reads its mask from nowhere else
+        more["attention_mask"] = torch.zeros(step.batch, 1, step.sequence, step.sequence)
     labels = ids
     if model.config.is_encoder_decoder:  # of a window, it reads what is left and writes what was taken out
         counts = counts_of(step.sequence)
-        ids, labels = ids[:, : counts.inputs], ids[:, : counts.targets]
+        ids, labels = ids[:, : counts.inputs].contiguous(), ids[:, : counts.targets].contiguous()
     with torch.autocast("cpu", torch.bfloat16, enabled=step.precision == "bf16-autocast"):
         loss = model(input_ids=ids, labels=labels, **more).loss
     loss.backward()

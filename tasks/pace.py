@@ -71,9 +71,8 @@ class Pace:
 
 def of(args: Any, bf16: bool, *, tokens_per_step: float | None, flops_per_token: float | None) -> Pace:
     """The pace of a training with these TrainingArguments, whose products are in `bf16` or in fp32."""
-    return Pace(
-        tokens_per_step=tokens_per_step, flops_per_token=flops_per_token, peak=peak(args, bf16) if flops_per_token else None
-    )  # fmt: skip
+    best = peak(args, bf16) if flops_per_token else None
+    return Pace(tokens_per_step=tokens_per_step, flops_per_token=flops_per_token, peak=best)
 
 
 def follower(pace: Pace) -> Any:

@@ -66,10 +66,10 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Trains from the newest intact checkpoint, or from the start; returns the steps and how they were executed.
 
-    Writes `log/history.jsonl`, with the MFU where `flops_per_token` are given; `bf16` says that products are in it where
-    the trainer's arguments do not. Raises StoreError when the disk does not
-    take a checkpoint, and TrainingDivergedError when loss, gradient or weights stop being finite or, for a loss that is
-    a `likelihood` in nats, by `last_good_step`.
+    Writes `log/history.jsonl`, with the MFU where `flops_per_token` are given; `bf16` says that products are in it
+    where the trainer's arguments do not. Raises StoreError when the disk does not take a checkpoint, and
+    TrainingDivergedError when loss, gradient or weights stop being finite or, for a loss that is a `likelihood` in
+    nats, by `last_good_step`.
     """
     import torch
     import transformers
