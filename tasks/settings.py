@@ -75,7 +75,7 @@ def apply_environment() -> None:
     """Sets what must be set before torch, Prefect or MLflow are imported; what the user has set stays."""
     for name, value in {**OFFLINE, **PERFORMANCE}.items():
         os.environ.setdefault(name, value)
-    # where it is installed, peft imports it; it then says which kernels it lacks, and of each int8 product what it casts
+    # where it is installed, peft imports it; it then says what kernels it lacks, and of each int8 product what it casts
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
