@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.architectures import Family
-from tasks import forecasts, pages, steps, workers
+from tasks import forecasts, pages, parallel, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
@@ -190,13 +190,17 @@ def train(
                 f"the longest {split} text has {longest} tokens and a window {recipe.context}: add text to the source, "
                 "or lower pretrain.context"
             )
+    parallel.share(recipe.batch, max(1, execution.devices))
     return workers.call(
-        _train, tokenizer.path, folder, recipe, execution.device, start, threads=execution.threads_each,
+        _train, tokenizer.path, folder, recipe, execution, start, threads=execution.threads_each,
         processes=execution.processes, label=f"{this.stage}/{this.name}", log=folder / "log",
+        devices=execution.devices, device=execution.device,
     )  # fmt: skip
 
 
-def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, start: Path | None) -> dict[str, Any]:
+def _train(
+    tokens: Path, folder: Path, recipe: PretrainRecipe, execution: Execution, start: Path | None
+) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
     from models.architectures import fresh_model
@@ -217,21 +221,23 @@ def _train(tokens: Path, folder: Path, recipe: PretrainRecipe, device: str, star
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
     steps_ = max(1, len(windows["train"]) // recipe.batch)
     arguments = training.arguments(
-        folder, seed=recipe.seed, device=device, steps=steps_, batch=recipe.batch,
-        learning_rate=recipe.learning_rate,
-        per_device_eval_batch_size=32, prediction_loss_only=True,
+        folder, seed=recipe.seed, device=execution.device, steps=steps_,
+        batch=parallel.share(recipe.batch, parallel.world()), learning_rate=recipe.learning_rate,
+        per_device_eval_batch_size=parallel.evaluation_batch(len(windows["validation"])), prediction_loss_only=True,
         eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps_ // max(1, recipe.evaluations)),
+        **parallel.arguments(execution),
     )  # fmt: skip
     trainer = Trainer(
-        model, TrainingArguments(**arguments), optimizers=(optimizer, None),
-        train_dataset=windows["train"], eval_dataset=windows["validation"],
+        model, TrainingArguments(**arguments), train_dataset=windows["train"], eval_dataset=windows["validation"],
     )  # fmt: skip
+    trainer.optimizer = optimizer  # as an argument the Trainer refuses it under FSDP
     figures = training.run(trainer, folder, tokens_per_step=recipe.batch * recipe.context)
     loss = trainer.evaluate()["eval_loss"]
     baselines = _baselines(model, windows, len(tokenizer)) if recipe.evaluations else {}
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    training.finish(folder)
+    parallel.save(trainer, model, folder / "model")
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(folder / "model")
+        training.finish(folder)
     return {
         **figures,
         **baselines,

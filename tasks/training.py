@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks import parallel
 from tasks.errors import TrainingDivergedError
 from tasks.progress import HISTORY
 
@@ -67,7 +68,9 @@ def run(trainer: Any, folder: Path, *, tokens_per_step: float | None = None) -> 
 
     quiet()
     checkpoints = folder / "checkpoints"
-    resume = newest_checkpoint(checkpoints)
+    with trainer.args.main_process_first(local=False):
+        resume = newest_checkpoint(checkpoints)
+    parallel.prepare(trainer, resume)
     trainer.add_callback(_recorder(folder / "log" / HISTORY, resume, tokens_per_step))
     trainer.pop_callback(transformers.PrinterCallback)
     started = time.time()
@@ -78,6 +81,7 @@ def run(trainer: Any, folder: Path, *, tokens_per_step: float | None = None) -> 
         "execution": {
             "training_seconds": round(time.time() - started, 1), "resumed_from": first,
             "threads": torch.get_num_threads(), "device": str(trainer.args.device), "bf16": trainer.args.bf16,
+            "devices": parallel.world(), "wrapper": parallel.wrapper(trainer),
         },
     }  # fmt: skip
 
@@ -133,6 +137,7 @@ def _intact(folder: Path) -> bool:
 
 
 def _recorder(history: Path, resume: Path | None, tokens_per_step: float | None) -> Any:
+    from accelerate import PartialState
     from transformers import TrainerCallback
 
     class Recorder(TrainerCallback):
@@ -140,8 +145,9 @@ def _recorder(history: Path, resume: Path | None, tokens_per_step: float | None)
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.started, self.first = time.monotonic(), state.global_step
-            history.parent.mkdir(parents=True, exist_ok=True)
-            _keep_until(history, state.global_step if resume else 0)
+            if state.is_world_process_zero:
+                history.parent.mkdir(parents=True, exist_ok=True)
+                _keep_until(history, state.global_step if resume else 0)
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any
@@ -155,9 +161,13 @@ def _recorder(history: Path, resume: Path | None, tokens_per_step: float | None)
                         f"{logs.get('learning_rate', args.learning_rate):.2e}; lower the recipe's learning_rate. "
                         f"Last good checkpoint: {newest_checkpoint(Path(args.output_dir)) or 'none'}"
                     )
-            _append(history, {"step": state.global_step, "steps": state.max_steps, **self._speed(state), **logs})
+            if state.is_world_process_zero:
+                _append(history, {"step": state.global_step, "steps": state.max_steps, **self._speed(state), **logs})
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            PartialState().wait_for_everyone()
+            if not state.is_world_process_zero:
+                return
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             (folder / COMPLETE).write_text(json.dumps(_sizes(folder)))
 
