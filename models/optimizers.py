@@ -32,8 +32,10 @@ class MuonAdamW(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """The groups are the parts' own dictionaries, so that a scheduler's learning rates reach them."""
+        """Groups and state are one with the parts': a scheduler's rates reach them, and a checkpoint is a plain one."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+        for part in self.parts:
+            part.state = self.state
 
     def step(self, closure: Callable[[], float] | None = None) -> None:
         for part in self.parts:
@@ -43,12 +45,11 @@ class MuonAdamW(torch.optim.Optimizer):
         for part in self.parts:
             part.zero_grad(set_to_none)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts]}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
+        super().load_state_dict(state_dict)
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
         self._share()
 
 

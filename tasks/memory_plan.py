@@ -281,12 +281,14 @@ def training_peak(shape: "Shape", vocabulary: int, *, context: int, batch: int) 
     None for an LSTM, whose kernels tell nobody what they work in.
     """
     import torch
+    import transformers
 
     from models import architectures
     from models.fake_step import peak_of, timeline
     from models.memory_forms import unknown
     from models.training_step import Step
 
+    transformers.utils.logging.set_verbosity_error()
     special = {"bos": 0, "eos": 0, "pad": 1}
     config = architectures.config_of(shape, vocabulary=vocabulary, context=context, special=special)
     step = Step(batch=batch, sequence=context, precision="bf16-autocast", optimizer="muon", attention="eager")

@@ -21,7 +21,7 @@ def train(
     from transformers import AutoTokenizer
 
     from models import architectures, objectives
-    from tasks import notes, speed, step_memory, training
+    from tasks import notes, parallel, speed, step_memory, training
 
     tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer")
     if start:
@@ -30,15 +30,15 @@ def train(
         tokenizer = architectures.with_added_tokens(tokenizer, recipe.family, recipe.context)
         model = architectures.fresh_model(recipe.size, tokenizer, seed=recipe.seed, family=recipe.family)
     settings = speed.choose(
-        model, speed.facts_of(execution), execution, precision=recipe.precision, batch=recipe.batch,
-        context=recipe.context, tokens=recipe.tokens,
+        model, speed.facts_of(execution), execution, precision=recipe.precision,
+        batch=parallel.share(recipe.batch, parallel.world()), context=recipe.context, tokens=recipe.tokens,
     )  # fmt: skip
     notes.note(folder, str(settings))
     model = settings.prepare(model)
     objective = objectives.objective_of(model, tokenizer, seed=recipe.seed, apart=recipe.documents == "apart")
     data = {split: _examples(tokens / "tokens" / split, recipe, objective) for split in ("train", "validation")}
     before = {"loss_before": _mean_loss(model, data["validation"])} if start else {}
-    trainer = _trainer(model, data, folder, recipe, settings)
+    trainer = _trainer(model, data, folder, recipe, execution, settings)
     watch = None
     if recipe.evaluations:
         trainer.add_callback(_sampler(folder, tokenizer, data["validation"], recipe.context))
@@ -51,9 +51,10 @@ def train(
     figures["execution"] |= settings.record() | (watch.figures() if watch else {})
     loss = trainer.evaluate()["eval_loss"]
     baselines = _baselines(model, data, len(tokenizer)) if recipe.evaluations else {}
-    model.float().save_pretrained(folder / "model")  # what follows trains in fp32 or autocast
-    tokenizer.save_pretrained(folder / "model")
-    training.finish(folder)
+    parallel.save(trainer, model, folder / "model")
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(folder / "model")
+        training.finish(folder)
     total = sum(p.numel() for p in model.parameters())
     return {
         **figures,
@@ -71,28 +72,33 @@ def train(
 
 
 def _trainer(
-    model: Any, data: Mapping[str, "Examples"], folder: Path, recipe: PretrainRecipe, settings: "Settings"
-) -> Any:
+    model: Any, data: Mapping[str, "Examples"], folder: Path, recipe: PretrainRecipe, execution: Execution,
+    settings: "Settings",
+) -> Any:  # fmt: skip
     from transformers import TrainingArguments
 
     from models import objectives
     from models.optimizers import MuonAdamW
-    from tasks import speed, training
+    from tasks import parallel, speed, training
 
-    objective = data["train"].objective
+    objective, held_out = data["train"].objective, data["validation"]
     steps = max(1, len(data["train"]) // recipe.batch)
+    at_once = parallel.evaluation_batch(len(held_out), most=objectives.held_out_batch(model, held_out))
     arguments = training.arguments(
         folder, seed=recipe.seed, device=settings.device, steps=steps, batch=recipe.batch,
         learning_rate=recipe.learning_rate, warmup_steps=max(1, round(recipe.warmup * steps)),
-        per_device_eval_batch_size=objectives.held_out_batch(model, data["validation"]), prediction_loss_only=True,
+        per_device_eval_batch_size=at_once, prediction_loss_only=True,
         eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps // max(1, recipe.evaluations)),
+        **parallel.arguments(execution),
     )  # fmt: skip
     optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
-    return speed.trainer_class(settings)(
-        model, TrainingArguments(**arguments | settings.arguments()), optimizers=(optimizer, None),
-        train_dataset=data["train"], eval_dataset=data["validation"], data_collator=objective.batch,
+    trainer = speed.trainer_class(settings)(
+        model, TrainingArguments(**arguments | settings.arguments()), train_dataset=data["train"],
+        eval_dataset=held_out, data_collator=objective.batch,
         compute_loss_func=partial(objectives.loss, shifted=objective.name == "causal"),
     )  # fmt: skip
+    trainer.optimizer = optimizer  # as an argument the Trainer refuses it under FSDP
+    return trainer
 
 
 def _examples(folder: Path, recipe: PretrainRecipe, objective: "Objective") -> "Examples":

@@ -185,7 +185,7 @@ def train_point(tokenizer: Tokenizer, this: steps.Step, execution: Execution) ->
 
     def build(folder: Path) -> dict[str, Any]:
         assert isinstance(this.recipe, PretrainRecipe)
-        return pretrain.train(this, tokenizer, folder, this.recipe, execution)
+        return pretrain.train(this, tokenizer, folder, this.recipe, execution.on_one_device)
 
     with workers.turn(execution.processes):
         return steps.materialise(this, Checkpoint, build, resumable=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from tasks import parallel
 from tasks.errors import UsageError
 from tasks.settings import Execution
 
@@ -109,7 +110,7 @@ def facts_of(execution: Execution) -> Facts:
     from tasks.training import _has_bf16
 
     on_cpu = execution.device == "cpu" or not torch.cuda.is_available()
-    free = _free_bytes() // execution.processes if on_cpu else torch.cuda.mem_get_info()[0]
+    free = _free_bytes() // (execution.processes * parallel.world()) if on_cpu else torch.cuda.mem_get_info()[0]
     threads = torch.get_num_threads()
     return Facts("cpu" if on_cpu else "cuda", _has_bf16(on_cpu), not on_cpu or _compiles(), threads, int(free))
 

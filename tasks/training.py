@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import checkpoints, pace
+from tasks import checkpoints, pace, parallel
 from tasks.errors import TrainingDivergedError
 from tasks.progress import HISTORY
 
@@ -78,6 +78,7 @@ def run(
     saved = folder / "checkpoints"
     with trainer.args.main_process_first(local=False):
         resume = checkpoints.newest(saved)
+    parallel.prepare(trainer, resume)
     in_bf16 = trainer.args.bf16 if bf16 is None else bf16
     speed = pace.of(trainer.args, in_bf16, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
     trainer.add_callback(_recorder(folder / "log" / HISTORY, speed, likelihood))
@@ -92,7 +93,7 @@ def run(
             "training_seconds": round(time.time() - started, 1),
             "resumed_from": checkpoints.step_of(resume) if resume else 0,
             "threads": torch.get_num_threads(), "device": str(trainer.args.device), "bf16": in_bf16,
-            **speed.summary(),
+            "devices": parallel.world(), "wrapper": parallel.wrapper(trainer), **speed.summary(),
         },
     }  # fmt: skip
 

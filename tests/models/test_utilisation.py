@@ -1,10 +1,10 @@
 import pytest
 import torch
-from models.memory import flops_per_token
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from models.architectures import Dimensions, build, build_lstm, shape_of
+from models.architectures import Dimensions, build, shape_of
+from models.costs import flops_per_token
 from models.utilisation import cpu_peak, device_peak, named_peak, row_flops, token_flops
 
 SPECIAL = {"bos": 0, "eos": 4, "pad": 1}
@@ -56,7 +56,7 @@ def test_a_decoder_by_hand() -> None:
 
 def test_an_lstm_has_weights_and_no_attention() -> None:
     shape = shape_of(1, "lstm")
-    model = build_lstm(shape, vocabulary=100, context=64, special=SPECIAL, seed=0)
+    model = build(shape, vocabulary=100, context=64, special=SPECIAL, seed=0)
     assert token_flops(model, inputs=8) == token_flops(model, inputs=64) == flops_per_token(shape, 100, 64)
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from tasks import catalogue, starts, steps
 from tasks.artifacts import Artifact, Checkpoint
 from tasks.errors import StartError
-from tasks.sft import require_chat_template
+from tasks.loading import require_chat_template
 from tests import contest, tiny
 from tests.tiny import EXECUTION, TinyRecipe
 
