@@ -15,7 +15,7 @@ from torch import nn
 
 from models.architectures import Objective as Name
 from models.corruption import IGNORED, masked, spans
-from models.packing import Examples
+from models.packing import PackedWindows
 from models.tokenizer import begins_with
 
 LOGITS = 2**27  # of a batch without gradients: 512 MB in fp32
@@ -100,6 +100,19 @@ class Span:
 
     def batch(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         return _stacked(examples)
+
+
+class Examples:
+    """A map-style dataset: what an objective makes of each window, and of its number."""
+
+    def __init__(self, windows: PackedWindows, objective: Objective):
+        self.windows, self.objective = windows, objective
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.objective.example(self.windows.ids(index), index)
 
 
 def objective_of(model: nn.Module, tokenizer: Any, *, seed: int, apart: bool = True) -> Objective:

@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from models.objectives import Example, Objective
 
 NARROW, WIDE = ".bin", ".bin32"  # a stream's suffix says how its ids are written
 DTYPES: Mapping[str, np.dtype[Any]] = {NARROW: np.dtype("<u2"), WIDE: np.dtype("<u4")}
@@ -92,16 +89,3 @@ class PackedWindows:
     def all_ids(self) -> np.ndarray:
         """Every window of the mixture in order, shape (windows, context)."""
         return np.stack([self.ids(i) for i in range(len(self))])
-
-
-class Examples:
-    """A map-style dataset: what an objective makes of each window, and of its number."""
-
-    def __init__(self, windows: PackedWindows, objective: "Objective"):
-        self.windows, self.objective = windows, objective
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, index: int) -> "Example":
-        return self.objective.example(self.windows.ids(index), index)

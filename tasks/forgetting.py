@@ -47,8 +47,7 @@ def _losses(models: tuple[Path, ...], encoded: Path, recipe: "PretrainRecipe", d
 
 def _loss(folder: Path, tokenizer: Any, windows: "PackedWindows", recipe: "PretrainRecipe", device: str) -> float:
     from models.architectures import load
-    from models.objectives import example_losses, objective_of
-    from models.packing import Examples
+    from models.objectives import Examples, example_losses, objective_of
     from tasks.generation import pick_device
 
     model = load(folder, attn_implementation="eager", dtype="float32").to(pick_device(device))

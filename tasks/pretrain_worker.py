@@ -9,8 +9,7 @@ from tasks.pretrain import PretrainRecipe
 from tasks.settings import Execution
 
 if TYPE_CHECKING:
-    from models.objectives import Objective
-    from models.packing import Examples
+    from models.objectives import Examples, Objective
     from tasks.speed import Settings
 
 
@@ -102,7 +101,8 @@ def _trainer(
 
 
 def _examples(folder: Path, recipe: PretrainRecipe, objective: "Objective") -> "Examples":
-    from models.packing import Examples, PackedWindows
+    from models.objectives import Examples
+    from models.packing import PackedWindows
 
     tokens = recipe.tokens if folder.name == "train" else recipe.validation_tokens
     return Examples(PackedWindows(folder, recipe.mixture, context=recipe.context, tokens=tokens), objective)

@@ -192,7 +192,8 @@ def _recorder(history: Path, speed: pace.Pace, likelihood: bool) -> Any:
 
 
 def _diverged(what: str, args: Any, state: Any, rate: float, *, before: int) -> TrainingDivergedError:
-    good = checkpoints.newest(Path(args.output_dir), before=before)
+    # the first of several processes alone: to look is to remove damaged ones
+    good = checkpoints.newest(Path(args.output_dir), before=before) if state.is_world_process_zero else None
     return TrainingDivergedError(
         f"{what} at step {state.global_step} of {state.max_steps} with learning rate {rate:.2e}. Last good checkpoint: "
         f"{good or 'none'}. Run again with the same recipe, it diverges at the same step: lower the recipe's "

@@ -9,9 +9,9 @@ import torch
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 from models.architectures import Dimensions, build
-from models.objectives import Causal
+from models.objectives import Causal, Examples
 from models.optimizers import MuonAdamW
-from models.packing import Examples, PackedWindows, write_stream
+from models.packing import PackedWindows, write_stream
 from tasks import speed, step_memory, training
 from tasks.settings import Execution
 

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from models import objectives
 from models.architectures import OBJECTIVES, Family, family_of, fresh_model, load, with_added_tokens
 from models.baselines import unigram_losses, unigram_target_losses
-from models.objectives import Objective, example_losses, keeps_apart, objective_of, targets
-from models.packing import Examples, PackedWindows, write_stream
+from models.objectives import Examples, Objective, example_losses, keeps_apart, objective_of, targets
+from models.packing import PackedWindows, write_stream
 from models.tokenizer import train_tokenizer
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
