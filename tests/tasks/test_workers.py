@@ -49,7 +49,7 @@ def test_a_worker_that_came_to_life_during_the_interrupt_is_ended_too() -> None:
     workers._interrupted.set()  # the handler has run, and saw no process yet
     try:
         with pytest.raises(BrokenProcessPool):
-            workers._wait(future, progress.Meter("sleep", None))
+            workers._wait(future, progress.Meter("sleep", None).update)
     finally:
         workers._interrupted.clear()
     assert time.monotonic() - started < 30, "the worker slept to its end"
@@ -81,3 +81,8 @@ def _wait_like_prefect(points: "list[Future[None]]") -> None:
     finally:
         for point in points:
             point.exception()
+
+
+def test_a_worker_keeps_its_memory_and_the_main_process_does_not() -> None:
+    found = workers.call(os.getenv, "MALLOC_MMAP_MAX_", threads=1, processes=1, label="environment")
+    assert found == "0" and "MALLOC_MMAP_MAX_" not in os.environ
