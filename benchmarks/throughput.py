@@ -166,10 +166,14 @@ def flops_per_token(model: Any, context: int) -> float:
 
 
 def in_a_process(way: str, options: argparse.Namespace) -> dict[str, Any]:
+    """In the environment of a worker process, the plain loop too."""
+    from tasks.settings import worker_environment
+
     kept = {name: value for name, value in vars(options).items() if name in SHARED}
     given = [word for name, value in kept.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, __file__, "--way", way, "--sizes", str(options.size), *given]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with worker_environment():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{way} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

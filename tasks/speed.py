@@ -1,6 +1,7 @@
 """How a pre-training is executed: precision, attention kernel, compilation, micro-batch; chosen from facts and said."""
 
 import os
+import re
 import shutil
 import sysconfig
 from collections.abc import Callable
@@ -78,7 +79,7 @@ class Settings:
         """The model with its weights in the precision and the attention kernel, before an optimizer sees it."""
         import torch
 
-        if self.attention == "sdpa" or model._supports_sdpa:
+        if model._supports_sdpa:
             model.set_attn_implementation(self.attention)
         return model.to(torch.bfloat16 if self.precision == "bf16" else torch.float32)
 
@@ -92,10 +93,8 @@ def choose(
     no equal part of the batch, and for a compilation that was asked for where nothing can compile.
     """
     found = precision_of(facts, precision)
-    on_cpu_in_bf16 = facts.device == "cpu" and found != "fp32"
-    eager = (on_cpu_in_bf16 and context <= EAGER_TOKENS) or not model._supports_sdpa
+    attention = attention_of(model, facts, found, context)
     compiled, because = compilation(facts, execution, tokens)
-    attention = "eager" if eager else "sdpa"
     step = _step(found, attention, execution.checkpointing, context)
     return Settings(
         facts.device, found, attention, compiled, because, facts.threads, batch,
@@ -120,6 +119,16 @@ def precision_of(facts: Facts, asked: Chosen) -> str:
     if asked != "auto":
         return asked
     return "bf16-autocast" if facts.bf16 else "fp32"
+
+
+def attention_of(model: Any, facts: Facts, precision: str, context: int) -> str:
+    """The faster of the two kernels that every device has; `no` for a recurrent model."""
+    from torch.nn import RNNBase
+
+    if any(isinstance(module, RNNBase) for module in model.modules()):
+        return "no"
+    short_in_bf16 = facts.device == "cpu" and precision != "fp32" and context <= EAGER_TOKENS
+    return "eager" if short_in_bf16 or not model._supports_sdpa else "sdpa"
 
 
 def compilation(facts: Facts, execution: Execution, tokens: int) -> tuple[bool, str]:
@@ -190,7 +199,8 @@ def step_of(settings: Settings, context: int) -> "Step":
 def _step(precision: str, attention: str, checkpointing: bool, context: int) -> "Step":
     from models.training_step import Step
 
-    given = {"precision": precision, "attention": attention, "checkpointing": checkpointing}
+    kernel = "auto" if attention == "no" else attention
+    given = {"precision": precision, "attention": kernel, "checkpointing": checkpointing}
     return Step(**given, sequence=context, optimizer="muon")
 
 
@@ -217,14 +227,20 @@ def trainer_class(settings: Settings) -> Any:
 
 def _free_bytes() -> int:
     """Of the machine, or of the control group that holds this process."""
-    import psutil
-
-    free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
-        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        return min(_available(), int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     except (OSError, ValueError):  # no such group, or "max"
-        return free
+        return _available()
+
+
+def _available() -> int:
+    """What Linux could hand out without swapping; elsewhere half of what is built in."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _compiles() -> bool:

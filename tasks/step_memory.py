@@ -57,7 +57,8 @@ def watch(model: Any, folder: Path, settings: Settings, *, context: int, documen
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if self.stop is not None:
                 self.measured, self.stop = self.stop(), None
-                notes.note(folder, sentence(expected, self.measured))
+                if state.is_world_process_zero:
+                    notes.note(folder, sentence(expected, self.measured))
 
         def figures(self) -> dict[str, Any]:
             """For the figures of a step, under `execution`; empty where the training had fewer than three steps."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tasks import distributed, live, notes, progress
 from tasks.errors import TrainingInterruptedError
+from tasks.settings import worker_environment
 
 STOPPED = "stopped before it started; run again to continue"
 
@@ -113,7 +114,8 @@ def _submit(processes: int, threads: int, function: Callable[..., T], *args: Any
         if _pool is None:
             spawn = multiprocessing.get_context("spawn")
             _pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start)
-        return _pool.submit(_with_threads, threads, function, *args)
+        with worker_environment():
+            return _pool.submit(_with_threads, threads, function, *args)
 
 
 def _wait(future: "Future[T]", *reports: Callable[[], None]) -> T:

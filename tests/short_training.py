@@ -13,7 +13,7 @@ from models.objectives import Causal, Examples
 from models.optimizers import MuonAdamW
 from models.packing import PackedWindows, write_stream
 from tasks import speed, step_memory, training
-from tasks.settings import Execution
+from tasks.settings import Execution, apply_threads
 
 VOCABULARY, CONTEXT, BATCH = 512, 32, 8
 SHAPE = Dimensions(hidden=64, layers=2, heads=2, intermediate=160)
@@ -38,6 +38,7 @@ def train(
     vocabulary: int = VOCABULARY, stock: bool = False, watched: bool = False, save_steps: int = 0, **execution: Any,
 ) -> Trained:  # fmt: skip
     """With `stock` Hugging Face's own Trainer and accelerate's autocast instead of ours."""
+    apply_threads(1)  # two threads that other programs keep waiting may add in another order
     model = fresh(context, vocabulary)
     chosen = Execution(**{"threads": 1, "processes": 1, "device": "cpu", "compile": "off", **execution})
     facts = speed.facts_of(chosen)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from models.architectures import Recurrent, build_lstm
 from tasks import machine, notes, speed
 from tasks.errors import UsageError
 from tasks.settings import Execution
-from tests.short_training import fresh, same_weights, train
+from tests.short_training import SPECIAL, fresh, same_weights, train
 
 FACTS = speed.Facts(device="cpu", bf16=True, compiler=True, threads=1, free_bytes=2**34)
 
@@ -49,6 +50,14 @@ def test_the_log_says_what_was_chosen_in_one_line() -> None:
 def test_precision_and_attention_follow_from_processor_and_length(facts: dict, given: dict, expected: tuple) -> None:
     found = chosen(replace(FACTS, **facts), **given)
     assert (found.precision, found.attention) == expected
+
+
+def test_a_recurrent_model_has_no_attention() -> None:
+    lstm = build_lstm(Recurrent(hidden=32, layers=1), vocabulary=64, context=32, special=SPECIAL, seed=0)
+    given = {"precision": "auto", "batch": 8, "context": 32, "tokens": 1}
+    settings = speed.choose(lstm, FACTS, Execution(), **given)
+    assert "no attention" in str(settings) and settings.micro_batch == 8
+    assert settings.prepare(lstm) is lstm
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from models.architectures import Recurrent, build
-from tasks import notes, step_memory
+from tasks import notes, pretrain, step_memory, steps, tracking
+from tests import killable, tiny
 from tests.short_training import SPECIAL, fresh, same_weights, train
 
 CASES: list[dict[str, Any]] = [
@@ -46,3 +47,22 @@ def test_without_a_forecast_the_measurement_stands_alone(tmp_path: Path) -> None
     assert step_memory.compared(None, 5) == {"measured_bytes": 5}
     assert "no forecast" in step_memory.sentence(None, 5_000_000)
     assert step_memory.sentence(45_100_000, 45_300_000) == "memory forecast 45.1 MB, measured 45.3 MB (-0.4%)"
+
+
+@pytest.mark.slow
+def test_a_pretraining_says_what_it_chose_and_took_in_log_manifest_and_mlflow(
+    shared_store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_store)
+    caplog.set_level("INFO", logger="evergreen.training")
+    recipe = killable.PRETRAIN.model_copy(update={"size": 1, "tokens": 2048, "evaluations": 1, "precision": "fp32"})
+    execution = tiny.EXECUTION.model_copy(update={"micro_batch": recipe.batch // 2})
+    made = pretrain.pretrain_model.fn(tiny.tokenizer(tiny.dataset()), None, recipe, execution)
+    ran = steps.read_manifest(made.path)["execution"]
+    assert ran["precision"] == "fp32" and ran["attention"] == "sdpa" and ran["micro_batch"] == recipe.batch // 2
+    assert "memory" not in made.summary and abs(ran["memory"]["error"]) < 0.01
+    metrics = tracking.client().get_run(made.run_id).data.metrics
+    assert metrics["execution/memory/measured_bytes"] == ran["memory"]["measured_bytes"]
+    chosen, memory = caplog.messages
+    assert chosen.startswith("pretrain/main: cpu, fp32, sdpa attention") and "micro-batch 2 of 4" in chosen
+    assert memory.startswith("pretrain/main: memory forecast ")

@@ -81,3 +81,8 @@ def _wait_like_prefect(points: "list[Future[None]]") -> None:
     finally:
         for point in points:
             point.exception()
+
+
+def test_a_worker_keeps_its_memory_and_the_main_process_does_not() -> None:
+    found = workers.call(os.getenv, "MALLOC_MMAP_MAX_", threads=1, processes=1, label="environment")
+    assert found == "0" and "MALLOC_MMAP_MAX_" not in os.environ
