@@ -22,6 +22,7 @@ def train(
     from models import architectures, objectives
     from tasks import notes, parallel, speed, step_memory, training
 
+    recipe = recipe.with_rates()
     tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer")
     if start:
         model = architectures.load(start, dtype="float32")

@@ -69,6 +69,7 @@ class ScratchRecipe(BaseModel):
 
 def scratch_recipe(sft: SFTRecipe, pretrain: PretrainRecipe) -> ScratchRecipe:
     """The control of a pre-training: its optimiser and seed, the fine-tuning's instructions; it has no frozen base."""
+    pretrain = pretrain.with_rates()
     return ScratchRecipe(
         sft=sft.model_copy(update={"load": "fp32"}), family=pretrain.family, size=pretrain.size,
         tokens=pretrain.tokens, learning_rate=pretrain.learning_rate,
