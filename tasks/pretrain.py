@@ -36,8 +36,10 @@ MODULES = (
 # The rate that a continued model warms up to falls with its width, as the best one of a hidden matrix does (Yang et
 # al. 2022, arXiv 2203.03466). 0.8 gives the rate that nights have at width 160, and 2e-4 at that of Llama 7B (3e-4).
 PEAK_TIMES_WIDTH, HIGHEST = 0.8, 5e-3
-RATE = 2e-2
-RATES: Mapping[Family, float] = {"bert": 5e-3}  # its norms stand behind the residual sums, which bear less
+# Of matrices and of embeddings. BERT's norms stand behind the residual sums, which bear less; T5's embedding starts as
+# wide as the rates of others would take long to move.
+RATE = (2e-2, 2e-2)
+RATES: Mapping[Family, tuple[float, float]] = {"bert": (5e-3, 5e-3), "t5": (1e-2, 5e-2)}
 PRECISION = (
     "Of the arithmetic. auto: bf16-autocast where the processor has bf16 instructions, else fp32. bf16: weights and "
     "optimizer states in it too."
@@ -67,10 +69,14 @@ class PretrainRecipe(BaseModel):
     batch: int = Field(8, ge=1, le=4096, description="Windows per step.")
     learning_rate: float = Field(
         0, ge=0, lt=1,
-        description="Peak learning rate of the matrices (Muon, matched to AdamW's scale). 0: 0.02, of bert 0.005.",
+        description="Peak learning rate of the matrices (Muon, matched to AdamW's scale). 0: 0.02, of bert "
+        "0.005, of t5 0.01.",
     )  # fmt: skip
     embedding_learning_rate: float = Field(
-        0, ge=0, lt=1, description="Peak learning rate of embeddings and norms (AdamW). 0: 0.02, of bert 0.005."
+        0,
+        ge=0,
+        lt=1,
+        description="Peak learning rate of embeddings and norms (AdamW). 0: 0.02, of bert 0.005, of t5 0.05.",
     )
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the learning rates rise from 0.")
     evaluations: int = Field(4, ge=0, le=100, description="How often the held-out loss is measured on the way.")
@@ -82,10 +88,10 @@ class PretrainRecipe(BaseModel):
 
     def with_rates(self) -> "PretrainRecipe":
         """With the learning rates of the family where none is given."""
-        rate = RATES.get(self.family, RATE)
+        matrices, embeddings = RATES.get(self.family, RATE)
         return self.model_copy(update={
-            "learning_rate": self.learning_rate or rate,
-            "embedding_learning_rate": self.embedding_learning_rate or rate,
+            "learning_rate": self.learning_rate or matrices,
+            "embedding_learning_rate": self.embedding_learning_rate or embeddings,
         })  # fmt: skip
 
 
