@@ -1,6 +1,7 @@
 """Answers and losses of a causal language model in batches."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 Messages = Sequence[dict[str, str]]
+LEARNT_POSITIONS = ("gpt2", "gpt_bigcode", "gpt_neo", "opt")
 WINDOW = 1024  # tokens of a text that are read at once, where the context is longer
 
 
@@ -25,10 +27,17 @@ def answer(
 ) -> list[list[str]]:
     """`samples` answers to each conversation; greedy at temperature 0. Shorter prompts are decoded together.
 
-    Returns a list of `samples` texts per conversation, in the order given. Raises ValueError for samples < 1.
+    Returns a list of `samples` texts per conversation, in the order given. Raises ValueError for samples < 1, and where
+    the model's positions leave no room for a prompt.
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; at least one answer must be asked for")
+    room = positions(model) - max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"max_new_tokens is {max_new_tokens} and the model has {positions(model)} positions, which leaves none for "
+            "the prompt: lower it"
+        )
     torch.manual_seed(seed)
     model.eval()
     prompts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in conversations]
@@ -38,14 +47,8 @@ def answer(
     options = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     for start in range(0, len(order), rows):
         chunk = order[start : start + rows]
-        inputs = tokenizer(
-            [prompts[i] for i in chunk],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-            add_special_tokens=False,
-        )
-        inputs = {k: v.to(model.device) for k, v in inputs.items() if k != "token_type_ids"}
+        ids = tokenizer([prompts[i] for i in chunk], add_special_tokens=False)["input_ids"]
+        inputs = _padded(model, tokenizer, [shortened(row, len(row), room) for row in ids], side="left")
         output = model.generate(
             **inputs, max_new_tokens=max_new_tokens, num_return_sequences=samples,
             pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, **options,
@@ -70,8 +73,13 @@ def answer_losses(
         fulls = [
             head + text + tokenizer.eos_token for head, text in zip(heads, answers[start : start + batch], strict=True)
         ]
-        inputs = tokenizer(fulls, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
-        ids_BT, mask_BT = inputs["input_ids"].to(model.device), inputs["attention_mask"].to(model.device)
+        ids = tokenizer(fulls, add_special_tokens=False)["input_ids"]
+        rows = [shortened(row, length, positions(model)) for row, length in zip(ids, prompt_lengths, strict=True)]
+        prompt_lengths = [
+            length - len(whole) + len(row) for length, whole, row in zip(prompt_lengths, ids, rows, strict=True)
+        ]
+        inputs = _padded(model, tokenizer, rows, side="right")
+        ids_BT, mask_BT = inputs["input_ids"], inputs["attention_mask"]
         logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, :-1].float()
         nll_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none")
         for row, length in enumerate(prompt_lengths):
@@ -87,10 +95,36 @@ def rewards(model: Any, tokenizer: Any, conversations: Sequence[Messages], *, ba
     scores: list[float] = []
     for start in range(0, len(conversations), batch):
         texts = [tokenizer.apply_chat_template(c, tokenize=False) for c in conversations[start : start + batch]]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
-        inputs = {k: v.to(model.device) for k, v in inputs.items() if k != "token_type_ids"}
-        scores += model(**inputs).logits[:, 0].float().tolist()
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        rows = [shortened(row, len(row), positions(model)) for row in ids]
+        scores += model(**_padded(model, tokenizer, rows, side="right")).logits[:, 0].float().tolist()
     return scores
+
+
+def positions(model: Any) -> int:
+    """The tokens that a model can read at most: the rows of a table of learnt positions. Others have no such end."""
+    return model.config.max_position_embeddings if model.config.model_type in LEARNT_POSITIONS else sys.maxsize
+
+
+def shortened(ids: Sequence[int], length: int, most: int) -> list[int]:
+    """Ids of at most `most` tokens, without the middle of the first `length` where there are more.
+
+    What a prompt asks for stands at its ends (LongBench, Bai et al. 2023, arXiv 2308.14508, cuts in this way).
+    """
+    surplus = max(0, len(ids) - most)
+    kept = max(0, length - surplus) // 2
+    return [*ids[:kept], *ids[kept + surplus :]]
+
+
+def _padded(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], *, side: str) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask`, both (rows, longest)."""
+    longest = max(map(len, rows))
+    ids_BT = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    mask_BT = torch.zeros_like(ids_BT)
+    for i, row in enumerate(rows):
+        here = slice(longest - len(row), longest) if side == "left" else slice(len(row))
+        ids_BT[i, here], mask_BT[i, here] = torch.tensor(row), 1
+    return {"input_ids": ids_BT.to(model.device), "attention_mask": mask_BT.to(model.device)}
 
 
 @torch.inference_mode()

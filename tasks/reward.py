@@ -63,6 +63,7 @@ def _train(base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardReci
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from trl import RewardConfig, RewardTrainer
 
+    from models.generation import positions
     from tasks import training
 
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -73,7 +74,7 @@ def _train(base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardReci
     count = max(1, round(recipe.epochs * len(rows) / recipe.batch))
     arguments = training.arguments(
         folder, seed=recipe.seed, device=device, steps=count, batch=recipe.batch,
-        learning_rate=recipe.learning_rate, max_length=recipe.max_length,
+        learning_rate=recipe.learning_rate, max_length=min(recipe.max_length, positions(model)),
     )  # fmt: skip
     trainer = RewardTrainer(
         model, args=RewardConfig(**arguments), train_dataset=Rows.from_list([conversations(row) for row in rows]),

@@ -1,5 +1,6 @@
 """RLHF: TRL's GRPOTrainer against the reward model, with a KL penalty to the fine-tuned model."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks import steps, workers
 from tasks.artifacts import Checkpoint, Dataset
+from tasks.errors import SourceError
 from tasks.settings import Execution
 
 
@@ -92,7 +94,8 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
     tokenizer = AutoTokenizer.from_pretrained(base)
     policy = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
     judge, judge_tokenizer = load_reward(reward, "cpu" if device == "cpu" else device)
-    rows = prompts(data / "instructions" / "train.jsonl", recipe.steps * recipe.prompts, recipe.seed + 1)
+    rows = prompts(data / "instructions" / "train.jsonl", sys.maxsize, recipe.seed + 1)
+    rows = _fitting(policy, tokenizer, rows, recipe, folder)[: recipe.steps * recipe.prompts]
     arguments = training.arguments(
         folder, seed=recipe.seed, device=device, steps=recipe.steps, batch=recipe.prompts * recipe.generations,
         learning_rate=recipe.learning_rate, num_generations=recipe.generations, beta=recipe.beta,
@@ -124,3 +127,26 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
         **figures,
         "reward": mean["reward"], "kl": mean["kl"], "mean_length": mean["completions/mean_length"],
     }  # fmt: skip
+
+
+def _fitting(
+    policy: Any, tokenizer: Any, rows: list[dict[str, Any]], recipe: RLHFRecipe, folder: Path
+) -> list[dict[str, Any]]:
+    """The rows whose prompt and answer fit into the model's positions. Raises SourceError when there are none."""
+    from models.generation import positions
+    from models.tokenizer import asked
+    from tasks import notes
+
+    # twice the answer: what is no whole character takes more tokens when the reward model reads it
+    longest = positions(policy) - 2 * recipe.max_new_tokens
+    texts = [tokenizer.apply_chat_template(asked(row), add_generation_prompt=True, tokenize=False) for row in rows]
+    lengths = map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
+    kept = [row for row, length in zip(rows, lengths, strict=True) if length <= longest]
+    if not kept:
+        raise SourceError(
+            f"all {len(rows)} prompts have more than {longest} tokens, and with an answer of {recipe.max_new_tokens} "
+            "the model has no positions for more: lower rlhf.max_new_tokens, or raise tokenizer.context"
+        )
+    if left_out := len(rows) - len(kept):
+        notes.note(folder, f"left out {left_out} of {len(rows)} prompts: more than {longest} tokens, too long here")
+    return kept

@@ -140,6 +140,7 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     from peft import LoraConfig, get_peft_model
     from transformers import AutoTokenizer
 
+    from models.generation import positions
     from tasks import training
 
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -154,7 +155,8 @@ def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) 
     )  # fmt: skip
     model = get_peft_model(model, adapter)
     rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.learning_rate}
-    rows = _fitting(tokenizer, examples(data / "instructions" / "train.jsonl", recipe, recipe.seed), recipe.max_length)
+    rows = examples(data / "instructions" / "train.jsonl", recipe, recipe.seed)
+    rows = _fitting(tokenizer, rows, min(recipe.max_length, positions(model)))
     trainer = _trainer(model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, rates=rates)
     loading.train_in_fp32(trainer.model)
     figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step)
@@ -313,12 +315,13 @@ def _scratch(
     from transformers import AutoTokenizer
 
     from models.architectures import fresh_model
+    from models.generation import positions
     from tasks import training
 
     tokenizer = AutoTokenizer.from_pretrained(tokens)
     model = fresh_model(size, tokenizer, seed=recipe.seed, family=recipe.family)
     rows = examples(data / "instructions" / "train.jsonl", recipe.sft, recipe.sft.seed)
-    rows = _fitting(tokenizer, rows, recipe.sft.max_length)
+    rows = _fitting(tokenizer, rows, min(recipe.sft.max_length, positions(model)))
     mean = sum(_lengths(tokenizer, rows)) / len(rows)
     epochs = recipe.sft.epochs + extra_tokens / (mean * len(rows))
     rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.embedding_learning_rate}

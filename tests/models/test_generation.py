@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2ForSequenceClassification
 
 from models.architectures import fresh_model
-from models.generation import answer, answer_losses, bits_per_byte, window_losses
+from models.generation import answer, answer_losses, bits_per_byte, rewards, shortened, window_losses
 from models.tokenizer import train_tokenizer
 
 CHATS = [[{"role": "user", "content": text}] for text in ("Rivers", "A poet of France", "Lake", "What is a castle?")]
@@ -97,3 +98,36 @@ def test_a_text_without_bytes_is_refused(model_and_tokenizer: tuple) -> None:
     with pytest.raises(ValueError, match="text 1 is empty"):
         bits_per_byte(*model_and_tokenizer, ["a", ""])
     assert bits_per_byte(*model_and_tokenizer, []) == []
+
+
+def test_what_is_too_long_loses_the_middle_of_its_prompt() -> None:
+    assert shortened([1, 2, 3], 3, 8) == [1, 2, 3]
+    assert shortened([1, 2, 3, 4, 5, 6], 6, 4) == [1, 2, 5, 6]
+    assert shortened([1, 2, 3, 4, 50, 60], 4, 4) == [1, 4, 50, 60]  # the answer, 50 and 60, stays whole
+    assert shortened([1, 20, 30, 40, 50], 1, 3) == [30, 40, 50]
+
+
+def test_a_model_with_learnt_positions_answers_what_is_longer_than_they_are(model_and_tokenizer: tuple) -> None:
+    _, tokenizer = model_and_tokenizer
+    gpt2 = fresh_model(1, tokenizer, seed=3, family="gpt2")
+    text = "a poet of France " + "by a river " * 40
+    chats = [*CHATS, [{"role": "user", "content": text}]]
+    together = answer(gpt2, tokenizer, chats, max_new_tokens=6, batch=8)
+    assert together[:4] == answer(gpt2, tokenizer, CHATS, max_new_tokens=6)
+    ids = tokenizer.apply_chat_template(chats[-1], add_generation_prompt=True, tokenize=True, return_dict=True)
+    cut = torch.tensor([shortened(ids["input_ids"], len(ids["input_ids"]), 58)])
+    output = gpt2.generate(cut, max_new_tokens=6, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    assert together[4] == [tokenizer.decode(output[0, 58:], skip_special_tokens=True).strip()]
+    (short, _), (long, count) = answer_losses(gpt2, tokenizer, [CHATS[0], chats[-1]], ["a lake"] * 2)
+    assert long == pytest.approx(short, rel=0.2)
+    assert count == len(tokenizer("a lake", add_special_tokens=False)["input_ids"]) + 1
+    judge = GPT2ForSequenceClassification(type(gpt2.config)(**gpt2.config.to_dict() | {"num_labels": 1}))
+    judge.config.pad_token_id = tokenizer.pad_token_id
+    assert np.isfinite(rewards(judge, tokenizer, chats)).all()
+
+
+def test_a_prompt_without_room_is_refused(model_and_tokenizer: tuple) -> None:
+    _, tokenizer = model_and_tokenizer
+    gpt2 = fresh_model(1, tokenizer, seed=3, family="gpt2")
+    with pytest.raises(ValueError, match="max_new_tokens is 64 and the model has 64 positions"):
+        answer(gpt2, tokenizer, CHATS, max_new_tokens=64)
