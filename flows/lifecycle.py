@@ -17,11 +17,11 @@ from tasks.evaluation import EvaluationRecipe
 from tasks.gate import Gate
 from tasks.lineage import origin
 from tasks.preferences import PreferenceRecipe
-from tasks.pretrain import PretrainRecipe, require_decoder
+from tasks.pretrain import PretrainRecipe
 from tasks.report import ReportRecipe, announce, publish, write_report
 from tasks.reward import RewardRecipe
 from tasks.rlhf import RLHFRecipe
-from tasks.scaling_laws import ScalingRecipe
+from tasks.scaling_laws import ScalingRecipe, require_life_cycle
 from tasks.settings import Execution
 from tasks.sft import SFTRecipe, scratch_recipe, train_from_scratch
 from tasks.tokenizer import TokenizerRecipe
@@ -50,7 +50,7 @@ def lifecycle(
     Args:
         name: the model's name in the registry
     """
-    require_decoder(pretrain.family)
+    require_life_cycle(scaling, pretrain, tokenizer.context)
     made_by = origin()
     dataset = data_stage(data, name, execution)
     vocabulary = tokenization(dataset.key, tokenizer, execution)

@@ -77,6 +77,7 @@ def plan(flow_name: str, parameters: Parameters) -> dict[str, Any]:
 
 
 def _lifecycle(plan: Plan, p: Parameters) -> None:
+    scaling_laws.require_life_cycle(p["scaling"], p["pretrain"], p["tokenizer"].context)
     for step in data.plan(p["data"]):
         dataset = plan.add(step)
     _watched(plan, dataset, p["name"], drift.ProfileRecipe(), drift.DriftRecipe())

@@ -230,6 +230,15 @@ def require_decoder(family: str) -> None:
         )
 
 
+def require_positions(recipe: PretrainRecipe, positions: int) -> None:
+    """Raises UsageError for windows that are longer than what a model with this tokenizer takes."""
+    if recipe.context > positions:
+        raise UsageError(
+            f"pretrain.context is {recipe.context} and tokenizer.context {positions}, the most positions of a model: "
+            f"set pretrain.context to {positions} or less, or train a tokenizer with a larger context"
+        )
+
+
 def resolved(recipe: PretrainRecipe, forecast: Forecast | None) -> PretrainRecipe:
     """The recipe with size and tokens filled in. Raises UsageError where neither recipe nor forecast gives them."""
     picked = forecast.summary if forecast else {}
@@ -247,8 +256,11 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Trains in a worker process with one thread: two of them side by side are faster than one with two threads.
 
-    From fresh weights, or from those in the folder `start`. Raises SourceError where the text is too short.
+    From fresh weights, or from those in the folder `start`. Raises SourceError where the text is too short, and
+    UsageError where windows are longer than a fresh model has positions.
     """
+    if not start:
+        require_positions(recipe, tokenizer.summary["context"])
     for split in ("train", "validation"):
         longest = max(tokenizer.summary["tokens"].get(split, {}).values(), default=0)
         if longest < recipe.context:

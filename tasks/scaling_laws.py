@@ -107,10 +107,7 @@ def points(recipe: ScalingRecipe, base: PretrainRecipe, vocabulary: int) -> list
     Raises UsageError where a run is shorter than one batch, the sweep dearer than `most`, or the family of the main
     run is not among those swept.
     """
-    if base.family not in recipe.families:
-        raise UsageError(
-            f"pretrain.family is {base.family}, and the sweep trains {', '.join(recipe.families)}: add it to `families`"
-        )
+    require_swept(recipe, base.family)
     batch = base.batch * base.context
     planned = []
     for family, size, length in product(recipe.families, recipe.sizes, recipe.lengths):
@@ -127,6 +124,22 @@ def points(recipe: ScalingRecipe, base: PretrainRecipe, vocabulary: int) -> list
         planned.append(Point(family, size, tokens, float(each * (tokens // batch) * batch)))
     _refuse_dear(planned, recipe)
     return planned
+
+
+def require_swept(recipe: ScalingRecipe, family: Family) -> None:
+    """Raises UsageError for a family of the main run that the sweep does not train: no law would be its own."""
+    if family not in recipe.families:
+        raise UsageError(
+            f"pretrain.family is {family}, and the sweep trains {', '.join(recipe.families)}: name it in the families "
+            f"of the sweep too, as in --set 'scaling.families=[{family}]' (alone: recipe.families)"
+        )
+
+
+def require_life_cycle(recipe: ScalingRecipe, base: PretrainRecipe, positions: int) -> None:
+    """Raises UsageError for a family or context that a later stage refuses, while nothing has run yet."""
+    pretrain.require_decoder(base.family)
+    require_swept(recipe, base.family)
+    pretrain.require_positions(base, positions)
 
 
 def _refuse_dear(planned: Sequence[Point], recipe: ScalingRecipe) -> None:

@@ -63,3 +63,12 @@ def test_another_decoder_is_fine_tuned(family: Family, tmp_path: Path) -> None:
 def test_what_cannot_write_on_is_refused_where_it_would_have_to(family: Family) -> None:
     with pytest.raises(UsageError, match=rf"family is {family}, .*=llama, gpt2, bloom or palm"):
         pretrain.require_decoder(family)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_windows_longer_than_the_positions_are_refused_before_anything_trains(family: Family) -> None:
+    recipe = RECIPE.model_copy(update={"family": family, "context": 128})
+    with pytest.raises(
+        UsageError, match=r"pretrain\.context is 128 and tokenizer\.context 96, .* set .* to 96 or less"
+    ):
+        pretrain.pretrain_model.fn(tiny.tokenizer(tiny.dataset()), None, recipe, tiny.EXECUTION)

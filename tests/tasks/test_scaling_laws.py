@@ -58,7 +58,7 @@ def test_a_run_shorter_than_a_batch_is_refused() -> None:
 
 
 def test_the_main_family_must_be_in_the_sweep() -> None:
-    with pytest.raises(UsageError, match=r"pretrain\.family is lstm, and the sweep trains llama: add it"):
+    with pytest.raises(UsageError, match=r"pretrain\.family is lstm, and the sweep trains llama: .*families=\[lstm\]"):
         points(ScalingRecipe(), BASE.model_copy(update={"family": "lstm"}), 4096)
 
 
