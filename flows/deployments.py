@@ -212,6 +212,8 @@ def _sentence(error: Any, model: "type[BaseModel]", flow_name: str) -> str:
     if error["type"] == "missing":
         return f"{flow_name} needs {where}: give it with --set {where}=..."
     said = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], Mapping):  # a rule over several fields: what it says names them
+        return f"{where}: {said[0].lower()}{said[1:]}"
     text = f"{where} cannot be {error['input']!r}: {said[0].lower()}{said[1:]}"
     if error["type"] == "string_type":
         text += f" (to give it as text: --set '{where}=\"{error['input']}\"')"

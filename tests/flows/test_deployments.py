@@ -12,8 +12,11 @@ from prefect.client.schemas.schedules import CronSchedule
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import deployments
+from flows.lifecycle import lifecycle
+from flows.plan import plan
 from flows.running import BESIDE
 from tasks.errors import UsageError
+from tasks.pretrain import PretrainRecipe
 from tasks.settings import OFFLINE, PERFORMANCE, ROOT
 
 MOVES_A_MODEL = {"lifecycle", "registry", "retrain"}
@@ -216,6 +219,26 @@ def test_a_deployment_that_its_flow_refuses_is_named(tmp_path: Path, monkeypatch
 def test_a_sweep_that_cannot_fix_the_law_is_wrong_use() -> None:
     with pytest.raises(UsageError, match="sizes and tokens give 4 runs, the law has 5 coefficients"):
         deployments.configured(deployments.load("scaling-laws/nano"), ["recipe.sizes=[2, 3]", "recipe.tokens=[1, 2]"])
+
+
+def test_a_rule_over_several_fields_is_told_without_the_whole_recipe() -> None:
+    with pytest.raises(UsageError, match=r"^execution: sharding is fsdp, device auto and devices 1: FSDP needs"):
+        deployments.configured(deployments.load("pretrain/gpt2"), ["execution.sharding=fsdp"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pretrain": PretrainRecipe(family="bert")}, "family is bert, which is for sweeps and pre-training alone"),
+        ({"pretrain": PretrainRecipe(family="gpt2")}, r"--set 'scaling\.families=\[gpt2\]'"),
+        ({"pretrain": PretrainRecipe(context=512)}, r"pretrain\.context is 512 and tokenizer\.context 256"),
+    ],
+)
+def test_a_life_cycle_that_must_fail_later_is_refused_before_it_begins(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        lifecycle.fn(**changes)
+    with pytest.raises(UsageError, match=said):
+        plan("lifecycle", deployments.validated(lifecycle, changes))
 
 
 @pytest.mark.parametrize(
