@@ -66,6 +66,9 @@ class Masked:
     begin: int
     apart: bool
     seed: int
+    dtype: torch.dtype = (
+        torch.float32
+    )  # of the model's weights: an additive mask of another one would change the scores
     name: Name = "masked"
 
     def example(self, ids_T: np.ndarray, number: int) -> Example:
@@ -78,7 +81,7 @@ class Masked:
     def batch(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """With documents apart an `attention_mask` of shape (B, 1, T, T): an encoder does not read it off positions."""
         stacked = _stacked(examples)
-        return {**stacked, "attention_mask": _blocks(stacked["position_ids"])} if self.apart else stacked
+        return {**stacked, "attention_mask": _blocks(stacked["position_ids"], self.dtype)} if self.apart else stacked
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,9 @@ def objective_of(model: nn.Module, tokenizer: Any, *, seed: int, apart: bool = T
         if tokenizer.mask_token_id is None:
             raise ValueError(f"the tokenizer of this {config.model_type} has no mask token: masked modelling needs one")
         special = frozenset(tokenizer.all_special_ids)
-        return Masked(tokenizer.mask_token_id, special, len(tokenizer), begin, apart and keeps_apart(model), seed)
+        return Masked(
+            tokenizer.mask_token_id, special, len(tokenizer), begin, apart and keeps_apart(model), seed, _dtype(model)
+        )
     return Causal(begin, apart and keeps_apart(model))
 
 
@@ -204,7 +209,7 @@ def keeps_apart(model: nn.Module) -> bool:
         "input_ids": (positions + 1) % model.config.get_text_config().vocab_size,
         "position_ids": positions,
     }
-    inputs |= {"attention_mask": _blocks(positions)} if _is_masked(model) else {"use_cache": False}
+    inputs |= {"attention_mask": _blocks(positions, _dtype(model))} if _is_masked(model) else {"use_cache": False}
     training, handle = model.training, model.get_input_embeddings().register_forward_hook(embedded)
     try:
         with torch.enable_grad():
@@ -233,8 +238,12 @@ def _stacked(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.stack([each[name] for each in examples])) for name in examples[0]}
 
 
-def _blocks(positions_BT: torch.Tensor) -> torch.Tensor:
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype
+
+
+def _blocks(positions_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """An additive mask of shape (B, 1, T, T): 0 within a document, the lowest number there is between two."""
     document_BT = (positions_BT == 0).cumsum(dim=1)
     same = document_BT[:, None, :, None] == document_BT[:, None, None, :]
-    return torch.where(same, 0.0, torch.finfo(torch.float32).min)
+    return torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill_(~same, torch.finfo(dtype).min)

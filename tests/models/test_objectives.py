@@ -67,6 +67,14 @@ def test_a_packed_document_is_read_as_if_it_stood_alone(words: Any, family: Fami
     assert torch.equal(packed, clean(np.concatenate([other, second]))[20:])
 
 
+@pytest.mark.parametrize("family", APART)
+def test_weights_in_bf16_keep_documents_apart_as_well(words: Any, family: Family) -> None:
+    model = parts(words, family)[0].to(torch.bfloat16)
+    objective = objective_of(model, with_added_tokens(copy.deepcopy(words), family, CONTEXT), seed=1)
+    assert objective.apart
+    assert _plain(model, objective, document(20, words.eos_token_id, 1)).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("family", [*APART, "bloom", "lstm"])
 def test_joined_documents_see_each_other(words: Any, family: Family) -> None:
     model, objective = parts(words, family, apart=False)
