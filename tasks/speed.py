@@ -103,11 +103,16 @@ def choose(
 
 
 def facts_of(execution: Execution) -> Facts:
-    """The facts of this process, which has its threads already."""
+    """The facts of this process, which has its threads already. Raises UsageError where a GPU is asked for in vain."""
     import torch
 
     from tasks.training import _has_bf16
 
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "execution.device is cuda and torch sees no GPU: set it to auto or cpu, or install torch's build for your "
+            "CUDA release (make clean && make install TORCH_INDEX=...)"
+        )
     on_cpu = execution.device == "cpu" or not torch.cuda.is_available()
     free = _free_bytes() // (execution.processes * parallel.world()) if on_cpu else torch.cuda.mem_get_info()[0]
     threads = torch.get_num_threads()

@@ -80,6 +80,18 @@ def test_a_compilation_that_was_asked_for_needs_a_compiler() -> None:
         chosen(replace(FACTS, compiler=False), execution={"compile": "on"})
 
 
+@pytest.mark.parametrize(("read", "meant"), [(True, "on"), (False, "off"), ("auto", "auto")])
+def test_on_and_off_are_understood_as_yaml_reads_them(read: Any, meant: str) -> None:
+    assert Execution(compile=read).compile == meant
+
+
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UsageError, match="execution.device is cuda and torch sees no GPU: set it to auto"):
+        speed.facts_of(Execution(device="cuda"))
+
+
 def test_the_micro_batch_is_the_largest_equal_part_that_fits() -> None:
     peak = speed._peak_of(fresh(), speed.step_of(chosen(), 256))
     needed = {size: peak(size, size < 12) / speed.ROOM for size in (12, 6, 4, 3, 2)}
