@@ -305,9 +305,14 @@ def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _key_figures(summary: Mapping[str, Any]) -> str:
-    """The first few numbers of a summary as an indented table, two columns of it; long names do not fit."""
+    """The first few numbers of a summary as an indented table, two columns of it, without the ends of intervals.
+
+    Long names do not fit.
+    """
     numbers = leaves.numbers({name: value for name, value in summary.items() if name != "execution"})
-    fitting = [(name.removeprefix("files/"), value) for name, value in numbers.items()]
+    fitting = [
+        (name.removeprefix("files/"), value) for name, value in numbers.items() if not name.endswith(("/low", "/high"))
+    ]
     cells = [f"{name:<24} {_figure(value):>11}" for name, value in fitting if len(name) <= 24][:8]
     return "".join("\n  " + "   ".join(cells[i : i + 2]) for i in range(0, len(cells), 2))
 
