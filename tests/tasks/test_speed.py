@@ -88,7 +88,7 @@ def test_on_and_off_are_understood_as_yaml_reads_them(read: Any, meant: str) -> 
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(UsageError, match="execution.device is cuda and torch sees no GPU: set it to auto"):
+    with pytest.raises(UsageError, match=r"execution\.device is cuda and torch sees no GPU: set it to auto"):
         speed.facts_of(Execution(device="cuda"))
 
 
