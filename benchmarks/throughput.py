@@ -79,14 +79,18 @@ def measured(way: str, options: argparse.Namespace) -> dict[str, Any]:
             context=options.context, tokens=count,
         )  # fmt: skip
         model = settings.prepare(model).to(settings.device)
-        optimizer = MuonAdamW(model, lr=1e-3, embedding_lr=1e-3)
+        muon = options.optimizer == "muon"
+        optimizer: torch.optim.Optimizer = (
+            MuonAdamW(model, lr=1e-3, embedding_lr=1e-3) if muon
+            else torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+        )  # fmt: skip
         clock = Clock(settings.device)
         run = ours if way == "ours" else plain
         run(model, optimizer, windows, settings, folder, clock)
     peak = peak_flops(settings)
     used = {name: flops_per_token(model, options.context) * rate for name, rate in clock.rates(tokens).items()}
     return {**clock.rates(tokens), "mfu": used["cpu" if settings.device == "cpu" else "wall"] / peak,
-            "settings": str(settings)}  # fmt: skip
+            "settings": f"{settings} ({options.optimizer})"}  # fmt: skip
 
 
 def model_of(size: int, context: int) -> Any:
@@ -235,9 +239,7 @@ def table(found: list[dict[str, Any]]) -> str:
             rates = ", ".join(f"{kind} {_spread([t[way][kind] for t in turns], ',.0f')}" for kind in ("cpu", "wall"))
             mfu = [t[way]["mfu"] for t in turns if "mfu" in t[way]]
             lines.append(f"  {way:<6} tok/s {rates}" + (f", MFU {_spread(mfu, '.1%')}" if mfu else ""))
-        for way in list(turns[0])[1:] if "plain" in turns[0] else []:
-            if way == "ours":
-                continue
+        for way in sorted(turns[0].keys() - {"ours"}):
             ratios = ", ".join(
                 f"{kind} {_spread([t['ours'][kind] / t[way][kind] for t in turns], '.3f')}" for kind in ("cpu", "wall")
             )
@@ -249,7 +251,7 @@ def _spread(values: list[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-SHARED = ("steps", "batch", "context", "threads", "device", "precision", "compile")
+SHARED = ("steps", "batch", "context", "threads", "device", "precision", "compile", "optimizer")
 
 
 def parsed() -> argparse.Namespace:
@@ -263,6 +265,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "bf16-autocast"))
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
+    parser.add_argument("--optimizer", default="muon", choices=("muon", "adamw"), help="muon: as pre-training takes it")
     parser.add_argument("--command", help="another program that trains as large a model on as many tokens a step")
     parser.add_argument("--pattern", default="(?P<ms>[0-9.]+)ms", help="a regular expression for its report, with a "
                         "group called ms or s (of an iteration) or rate (tokens per second)")  # fmt: skip
