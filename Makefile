@@ -4,6 +4,8 @@ PYTHON ?= python3
 # TORCH_INDEX=<address>, as the installation page of PyTorch gives it for a CPU (a tenth of the size) or a CUDA release.
 TORCH_INDEX ?=
 export EVERGREEN_CHROMIUM
+# How many processes run the tests beside each other. Each takes up to 4 GB with the servers that it starts.
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,14 +19,14 @@ run: $(INSTALLED)
 	$(BIN)/evergreen run
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 install: $(INSTALLED)
 

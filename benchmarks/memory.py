@@ -1,10 +1,10 @@
 """The peak memory of real training steps beside what finds it beforehand: error and seconds of each way.
 
-python benchmarks/memory.py [--savings] [--json]
+python benchmarks/memory.py [--savings | --bases] [--json]
 
 Truth is the third step of a CPU run, every allocation counted. `accelerate` is what `accelerate estimate-memory` prints
 for training with Adam: its own functions, given the model on meta. --savings measures one model with one thing changed
-at a time, memory and tokens per second.
+at a time, memory and tokens per second; --bases trains LoRA on it in each precision that a frozen base is held in.
 """
 
 import argparse
@@ -96,6 +96,74 @@ def savings_table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def bases() -> list[dict[str, Any]]:
+    """A LoRA step of the same model and tokens by the precision of its base: what is held, the peak, the forecasts."""
+    from unittest.mock import patch
+
+    from transformers import AutoConfig
+
+    from models import measured_step
+    from models.fake_step import peak_of, timeline
+    from models.memory_forms import training_peak
+    from models.training_step import Step
+
+    found = []
+    for precision in ("fp32", "bf16", "int8", "int4"):
+        config, step = AutoConfig.for_model("llama", **LLAMA), Step(batch=8, sequence=256, precision=precision, lora=8)
+        with patch.object(measured_step, "assembled", adapted):
+            beside = aside(adapted(config, step))
+            peak, seconds = measured_step.measured_peak(config, step), measured_step.step_seconds(config, step)
+        held = beside + sum(each.nbytes for each in adapted(config, step).parameters())
+        forecast = training_peak(config, step)
+        found.append({
+            "name": precision, "held": held, "forecast held": forecast.parts["weights"], "bytes": peak + beside,
+            "formula": forecast.total, "fake step": peak_of(timeline(config, step)).total, "seconds": seconds,
+        })  # fmt: skip
+    return found
+
+
+def adapted(config: Any, step: Any) -> Any:
+    """As `models.training_step.assembled`, with a base that bitsandbytes has really rounded."""
+    import tempfile
+
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from tasks.loading import base_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+        model = base_model(Path(folder), step.precision, "cpu")
+    model.set_attn_implementation("sdpa")
+    model.config.use_cache = False
+    adapter = LoraConfig(r=step.lora, lora_alpha=step.lora, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, adapter).train()
+
+
+def aside(model: Any) -> int:
+    """Bytes that bitsandbytes keeps beside its parameters: the scales, and the table of the 16 values of nf4."""
+    from bitsandbytes.nn import Int8Params, Params4bit
+
+    fours = [each.quant_state for each in model.parameters() if isinstance(each, Params4bit)]
+    eights = [each.SCB for each in model.parameters() if isinstance(each, Int8Params)]
+    return sum(each.absmax.nbytes + each.code.nbytes for each in fours) + sum(each.nbytes for each in eights)
+
+
+def bases_table(found: list[dict[str, Any]]) -> str:
+    lines = [
+        "| base | weights held | forecast | peak memory | formula | fake step | time of a step |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in found:
+        held, peak = each["held"], each["bytes"]
+        weights = f"{held / 1e6:.2f} MB | {each['forecast held'] / held - 1:+.1%}"
+        errors = f"{each['formula'] / peak - 1:+.1%} | {each['fake step'] / peak - 1:+.1%}"
+        slower = each["seconds"] / found[0]["seconds"]
+        lines.append(f"| {each['name']} | {weights} | {peak / 1e6:.1f} MB | {errors} | x {slower:.2f} |")
+    return "\n".join(lines)
+
+
 def timed(run: Callable[[], int]) -> dict[str, float]:
     started = time.perf_counter()
     value = run()
@@ -126,11 +194,13 @@ def _errors(found: list[dict[str, Any]], way: str) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--savings", action="store_true", help="measure what each way to save memory saves and costs")
+    parser.add_argument("--bases", action="store_true", help="measure LoRA on a base in each precision")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    found = savings() if options.savings else compared()
-    shown = savings_table if options.savings else table
+    ways = ((options.savings, savings, savings_table), (options.bases, bases, bases_table), (True, compared, table))
+    measure, shown = next(each[1:] for each in ways if each[0])
+    found = measure()
     sys.stdout.write((json.dumps(found, indent=1) if options.json else shown(found)) + "\n")
 
 

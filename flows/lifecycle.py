@@ -56,7 +56,7 @@ def lifecycle(
     vocabulary = tokenization(dataset.key, tokenizer, execution)
     forecast = scaling_laws(vocabulary.key, scaling, pretrain, execution)
     control = train_from_scratch.submit(vocabulary, forecast, dataset, scratch_recipe(sft, pretrain), execution)
-    base = pretraining(vocabulary.key, forecast.key, pretrain, execution)
+    base = pretraining(vocabulary.key, forecast.key, pretrain, execution=execution)
     tuned = finetuning(base.key, dataset.key, sft, execution)
     pairs, judge, aligned = alignment(tuned.key, dataset.key, preferences, reward, rlhf, execution)
     models = {"base": base, "from-scratch": control.result(), "sft": tuned, "aligned": aligned}

@@ -11,6 +11,7 @@ from tasks import (
     drift,
     evaluation,
     incumbent,
+    memory_plan,
     preferences,
     pretrain,
     registry,
@@ -19,6 +20,7 @@ from tasks import (
     rlhf,
     scaling_laws,
     sft,
+    starts,
     steps,
     tokenizer,
 )
@@ -147,8 +149,22 @@ def _scaling_laws(plan: Plan, p: Parameters) -> None:
 
 
 def _pretrain(plan: Plan, p: Parameters) -> None:
+    if p["start"]:
+        _going_on(plan, p)
+        return
     forecast = _found(p["forecast"], "scaling", "fit") if p["forecast"] else ""
     plan.add(pretrain.step(p["recipe"], _found(p["tokenizer"], "tokenizer"), forecast))
+
+
+def _going_on(plan: Plan, p: Parameters) -> None:
+    start = starts.found(p["start"])
+    base = plan.add(starts.import_step(start)) if start.foreign else starts.key(start)
+    dataset = _found(p["dataset"], "data")
+    known = _found(p["earlier"], "data") if p["earlier"] else starts.seen(start)
+    learnt = plan.add(replay.step(p["replay"], dataset, known)) if known else dataset
+    vocabulary = plan.add(tokenizer.encoding_step(p["encoding"], learnt, base))
+    held_out = plan.add(tokenizer.encoding_step(p["encoding"], known, base)) if known else ""
+    plan.add(pretrain.continue_step(p["continued"], vocabulary, base, held_out))
 
 
 def _sft(plan: Plan, p: Parameters) -> None:
@@ -230,30 +246,26 @@ def _forecast(plan: Plan, rows: Sequence[Row], p: Parameters) -> dict[str, Any]:
     fit = plan.named("scaling/fit")
     if scaling is None or base is None or fit is None or plan.named("pretrain/main") is None:
         return {}
-    from models.architectures import Dimensions, shape_of
-    from models.memory import disk_bytes, flops_per_token, parameters, training_peak_bytes
+    from models.architectures import added_tokens, shape_of
+    from models.costs import disk_bytes, flops_per_token, parameters
 
     fitted = steps.status(fit)
     picked = fitted.manifest["summary"] if fitted.reused else {}
     size = base.size or picked.get("size") or scaling.candidates[len(scaling.candidates) // 2]
-    shape, vocabulary = shape_of(int(size), base.family), p["tokenizer"].vocabulary
+    shape, positions = shape_of(int(size), base.family), p["tokenizer"].context
+    vocabulary = p["tokenizer"].vocabulary + len(added_tokens(base.family, base.context))
     per_token = flops_per_token(shape, vocabulary, base.context)
     tokens = base.tokens or picked.get("tokens") or round(scaling.compute / per_token)
-    peak = (
-        training_peak_bytes(shape, vocabulary, context=base.context, batch=base.batch)
-        if isinstance(shape, Dimensions)
-        else None
-    )
     earlier = [_seconds(plan.planned[row.key]) for row in rows if row.key in plan.planned and not row.reused]
     return {
         "basis": "fitted scaling law" if picked else "middle candidate; the sweep has not run",
         "size": int(size),
-        "parameters": parameters(shape, vocabulary)["total"],
+        "parameters": parameters(shape, vocabulary, positions=positions)["total"],
         "tokens": int(tokens),
         "flops": per_token * int(tokens),
         "loss": {name: picked[name] for name in ("loss", "low", "high")} if picked else None,
-        "peak_memory_bytes": peak,
-        "disk_bytes": sum(disk_bytes(shape, vocabulary).values()),
+        "peak_memory_bytes": memory_plan.training_peak(shape, vocabulary, context=base.context, batch=base.batch),
+        "disk_bytes": sum(disk_bytes(shape, vocabulary, positions=positions).values()),
         "pretraining_seconds": round(per_token * int(tokens) / _flops_per_second()),
         "seconds": round(sum(earlier)) if all(earlier) else None,
     }

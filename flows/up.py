@@ -14,7 +14,7 @@ from types import FrameType
 from flows import deployments, doctor, processes, running
 from flows.running import Standing
 from flows.services import LOGS, Services, say
-from tasks import tracking
+from tasks import mlflow_store, tracking
 from tasks.errors import EvergreenError, UsageError
 from tasks.settings import home
 
@@ -41,7 +41,7 @@ def up(*, host: str, port: int, mlflow_port: int, limit: int) -> int:
     _end_leftovers()
     elsewhere = tracking.uri() if tracking.uri().startswith(("http:", "https:")) else ""
     _require_ports(host, {"--port": port} if elsewhere else {"--port": port, "--mlflow-port": mlflow_port})
-    tracking.check_server(tracking.uri())
+    mlflow_store.check_server(tracking.uri())
     standing = Standing(
         pid=os.getpid(), prefect=_address(host, port), mlflow=elsewhere.rstrip("/") or _address(host, mlflow_port),
         mark=secrets.token_hex(8),

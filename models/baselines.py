@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.corruption import IGNORED
 from models.prose import sentences
 
 ADDED = 0.5  # pseudo-count of every token: the Krichevsky-Trofimov estimator
@@ -26,6 +27,17 @@ def unigram_losses(train_ids: np.ndarray, held_out_ids: np.ndarray, vocabulary: 
     """
     train, held_out = _rows(train_ids, vocabulary), _rows(held_out_ids, vocabulary)
     return -np.log(_unigram(train, vocabulary))[held_out[:, 1:]].mean(axis=1)
+
+
+def unigram_target_losses(train_ids: np.ndarray, targets: np.ndarray, vocabulary: int) -> np.ndarray:
+    """The same for models that predict some tokens alone: `targets` (windows, labels) with -100 where nothing is.
+
+    A window without targets has loss 0. Raises ValueError for ids outside the vocabulary.
+    """
+    counted = targets != IGNORED
+    ids = _rows(np.where(counted, targets, 0), vocabulary)
+    losses = np.where(counted, -np.log(_unigram(_rows(train_ids, vocabulary), vocabulary))[ids], 0.0)
+    return losses.sum(axis=1) / np.maximum(1, counted.sum(axis=1))
 
 
 def bigram_losses(train_ids: np.ndarray, held_out_ids: np.ndarray, vocabulary: int) -> np.ndarray:

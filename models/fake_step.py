@@ -82,10 +82,14 @@ def timeline(config: Any, step: Step, kind: Any = None) -> list[Storage]:
     """Every storage of one warm step, in the order of their births.
 
     `kind` is the model's class, by default the family's causal language model. Raises ValueError for a model that
-    decides by the content of tensors, as mixtures of experts do.
+    decides by the content of tensors, as mixtures of experts do, and for a recurrent one.
     """
     with torch.device("meta"):
         model = assembled(config, step, kind)
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        raise ValueError(
+            f"the kernels of a {config.model_type}'s recurrent layers work in memory that cannot be foreseen"
+        )
     with FakeTensorMode(), _as_if_real(step), Ledger() as ledger:
         _filled(model)
         optimizer = optimizer_of(model, step)

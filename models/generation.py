@@ -117,7 +117,9 @@ def bits_per_byte(model: Any, tokenizer: Any, texts: Sequence[str], *, batch: in
         raise ValueError(f"text {[bool(text) for text in texts].index(False)} is empty; it has no bytes to predict")
     model.eval()
     begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    ids = [[begin, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
+    # as the streams of pre-training are encoded: a text that holds the letters of a control token is text
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    ids = [[begin, *tokenizer(text, **options)["input_ids"]] for text in texts]
     width = min(tokenizer.model_max_length, WINDOW)
     windows = [(text, *window) for text, row in enumerate(ids) for window in _windows(len(row), width)]
     windows.sort(key=lambda window: window[2] - window[1])

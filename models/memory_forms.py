@@ -77,8 +77,6 @@ def unknown(config: Any, step: Step) -> str:
         return "eager attention with one head for keys"
     if step.documents:
         return "a mask that keeps documents apart"
-    if step.optimizer == "muon":
-        return "the scratch matrices of muon"
     return ""
 
 
@@ -108,6 +106,8 @@ def _standing(shape: Decoder, step: Step) -> dict[str, float]:
     trained = 4 * adapters if step.lora else _size(step) * total
     narrow = EIGHT_BIT / (4 if step.lora else _size(step))
     states = {"sgd": 0.0, "adamw-8bit": narrow}.get(step.optimizer, 2.0) * trained
+    if step.optimizer == "muon":  # one moment for what stands between embedding and head
+        states -= 4 * adapters if step.lora else _size(step) * matrices
     parts = _divided({"weights": weights, "optimizer": states, "gradients": trained}, step)
     layer = _matrices(shape) + 2 * shape.hidden + shape.biases + _adapters(shape, step) // shape.layers
     parts["weights"] += gathered(step, layer)
@@ -149,8 +149,22 @@ def _moments(shape: Decoder, step: Step) -> list[dict[str, float]]:
         {"gradients": before or whole - first, "activations": layer + outside + widest + (kept if again else 0),
          "other": copied + waiting},
         {"gradients": whole, "activations": kept, "other": embedding},
-        {"gradients": whole, "other": whole if step.optimizer == "adamw-foreach" else 0},
+        {"gradients": whole, "other": _scratch(shape, step, whole)},
     ]  # fmt: skip
+
+
+def _scratch(shape: Decoder, step: Step, gradients: float) -> float:
+    """What the optimizer works in. Muon takes one matrix after another: its update, two of its orthogonal factor in
+    bf16 and two Gram matrices of its shorter side.
+    """
+    if step.optimizer == "adamw-foreach":
+        return gradients
+    if step.optimizer != "muon":
+        return 0.0
+    widest = max(shape.intermediate, shape.queries)
+    rows, columns = (step.lora, max(widest, shape.hidden)) if step.lora else (shape.hidden, widest)
+    update = 0 if step.precision == "bf16" and not step.lora else 4
+    return (update + 4) * rows * columns + 4 * min(rows, columns) ** 2
 
 
 def _backward(saved: Saved, shape: Decoder, step: Step) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from models.optimizers import hidden_matrices
 from models.training_step import QUANTISED, Step
 
 EIGHT_BIT = 2 * (1 + 4 / 256)  # bytes per weight: two moments of a byte, an fp32 scale for 256 of each
@@ -41,7 +42,8 @@ def counts(model: nn.Module, config: Any) -> Counts:
     tied = () if head is None else (id(head.weight),)
     frozen = [p for key, p in linear.items() if key not in tied and not p.requires_grad]
     experts = {id(p): p for p in parameters.values() if p.ndim == 3}
-    blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == attention(config).layers]
+    layers = config.get_text_config().num_hidden_layers
+    blocks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
     adapters = sum(p.numel() for name, p in parameters.items() if ".lora_" in name)
     return Counts(
         total=sum(p.numel() for p in parameters.values()),
@@ -54,8 +56,7 @@ def counts(model: nn.Module, config: Any) -> Counts:
         rows=sum(p.shape[0] for p in frozen),
         layer=max((sum(p.numel() for p in block.parameters()) for each in blocks for block in each), default=0),
         last=sum(_last(block) for each in blocks for block in each),
-        matrices=sum(p.numel() for name, p in parameters.items()
-                     if p.requires_grad and p.ndim == 2 and "embed" not in name and "lm_head" not in name),
+        matrices=sum(p.numel() for p in hidden_matrices(model)),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -15,10 +16,10 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, model: nn.Module, *, lr: float, embedding_lr: float, weight_decay: float = 0.01):
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name and "lm_head" not in name]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        matrices = hidden_matrices(model)
         known = set(map(id, matrices))
-        others = [p for _, p in named if id(p) not in known]
+        others = [p for p in trained if id(p) not in known]
         self.parts: list[torch.optim.Optimizer] = [
             # match_rms_adamw scales the update so that an AdamW learning rate and weight decay carry over
             torch.optim.Muon(matrices, lr=lr, momentum=0.95, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
@@ -27,12 +28,14 @@ class MuonAdamW(torch.optim.Optimizer):
             self.parts.append(
                 torch.optim.AdamW(others, lr=embedding_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
             )
-        super().__init__([p for _, p in named], {})
+        super().__init__(trained, {})
         self._share()
 
     def _share(self) -> None:
-        """The groups are the parts' own dictionaries, so that a scheduler's learning rates reach them."""
+        """Groups and state are one with the parts': a scheduler's rates reach them, and a checkpoint is a plain one."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+        for part in self.parts:
+            part.state = self.state
 
     def step(self, closure: Callable[[], float] | None = None) -> None:
         for part in self.parts:
@@ -42,13 +45,24 @@ class MuonAdamW(torch.optim.Optimizer):
         for part in self.parts:
             part.zero_grad(set_to_none)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts]}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
+        super().load_state_dict(state_dict)
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
         self._share()
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The trained matrices that stand between embedding and head: neither a table that is looked up nor the head.
+
+    In the order of the model. Of a model that peft has wrapped, the head is that of the model inside.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    inside = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+    head = inside.get_output_embeddings() if inside is not None else None
+    apart = tables if head is None else tables | {id(head.weight)}
+    return [p for p in model.parameters() if p.requires_grad and p.ndim == 2 and id(p) not in apart]
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> int:

@@ -6,23 +6,41 @@ from typing import Any
 
 import numpy as np
 
-DTYPE = np.dtype("<u2")  # vocabularies up to 65,536
+NARROW, WIDE = ".bin", ".bin32"  # a stream's suffix says how its ids are written
+DTYPES: Mapping[str, np.dtype[Any]] = {NARROW: np.dtype("<u2"), WIDE: np.dtype("<u4")}
+NARROW_VOCABULARY = 2**16  # the largest whose ids fit in 16 bits
 
 
-def write_stream(path: Path, token_ids: list[int] | np.ndarray) -> int:
-    """Writes ids as little-endian uint16; returns their number. Raises ValueError for an id that does not fit."""
+def write_stream(path: Path, token_ids: list[int] | np.ndarray, *, vocabulary: int = NARROW_VOCABULARY) -> int:
+    """Writes ids as little-endian uint16 to `*.bin`, or as uint32 to `*.bin32` for a vocabulary above 65,536.
+
+    Whatever the suffix of `path`, the file gets the one that fits. Returns the number of ids. Raises ValueError for an
+    id outside the vocabulary.
+    """
     ids = np.asarray(token_ids)
-    if ids.size and int(ids.max()) > np.iinfo(DTYPE).max:
-        raise ValueError(f"token id {int(ids.max())} does not fit in 16 bits; use a vocabulary of at most 65,536")
-    ids.astype(DTYPE).tofile(path)
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+        raise ValueError(f"token ids reach from {ids.min()} to {ids.max()}; the vocabulary has {vocabulary:,} tokens")
+    suffix = NARROW if vocabulary <= NARROW_VOCABULARY else WIDE
+    ids.astype(DTYPES[suffix]).tofile(path.with_suffix(suffix))
     return int(ids.size)
 
 
 def read_stream(path: Path) -> np.ndarray:
-    """The stream at `path` as a read-only memory map of shape (tokens,)."""
+    """The stream at `path` as a read-only memory map of shape (tokens,), by its suffix. Raises ValueError for another.
+
+    An empty file cannot be mapped and gives an empty array.
+    """
+    if path.suffix not in DTYPES:
+        raise ValueError(f"{path} is no token stream; one ends in {' or '.join(DTYPES)}")
     if path.stat().st_size == 0:
-        return np.empty(0, DTYPE)
-    return np.memmap(path, dtype=DTYPE, mode="r")
+        return np.empty(0, DTYPES[path.suffix])
+    return np.memmap(path, dtype=DTYPES[path.suffix], mode="r")
+
+
+def read_streams(folder: Path) -> dict[str, np.ndarray]:
+    """Every stream of a folder by its domain, in the order of the names."""
+    paths = (path for path in folder.iterdir() if path.suffix in DTYPES)
+    return {path.stem: read_stream(path) for path in sorted(paths)}
 
 
 def mixture_windows(
@@ -53,10 +71,10 @@ def mixture_windows(
 
 
 class PackedWindows:
-    """A map-style dataset of windows: `input_ids` and `labels`, both int64 of shape (context,)."""
+    """The windows of a mixture, each of shape (context,)."""
 
     def __init__(self, folder: Path, weights: Mapping[str, float], *, context: int, tokens: int):
-        self.streams = {path.stem: read_stream(path) for path in sorted(folder.glob("*.bin"))}
+        self.streams = read_streams(folder)
         lengths = {name: len(stream) for name, stream in self.streams.items()}
         self.windows = mixture_windows(lengths, weights, context=context, tokens=tokens)
         self.context = context
@@ -71,9 +89,3 @@ class PackedWindows:
     def all_ids(self) -> np.ndarray:
         """Every window of the mixture in order, shape (windows, context)."""
         return np.stack([self.ids(i) for i in range(len(self))])
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        import torch
-
-        ids = torch.from_numpy(self.ids(index).astype(np.int64))
-        return {"input_ids": ids, "labels": ids}

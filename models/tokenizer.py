@@ -56,6 +56,12 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, context: int) -> P
     return tokenizer
 
 
+def begins_with(tokenizer: Any) -> list[int]:
+    """The token that this tokenizer puts before every text, or none: a model that learned with it expects it there."""
+    first = tokenizer("a")["input_ids"][:1]
+    return first if first == [tokenizer.bos_token_id] else []
+
+
 def asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """The messages that a row's answer follows: the turns of its `history`, then its prompt."""
     return [*row.get("history", ()), {"role": "user", "content": row["prompt"]}]

@@ -6,6 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from models.corruption import counts_of
+
 Precision: TypeAlias = Literal["fp32", "bf16", "bf16-autocast", "int8", "int4"]
 Optimizer: TypeAlias = Literal["adamw", "adamw-foreach", "adamw-8bit", "sgd", "muon"]
 Sharding: TypeAlias = Literal["none", "zero1", "zero2", "zero3", "fsdp"]
@@ -80,9 +82,15 @@ def optimizer_of(model: nn.Module, step: Step) -> torch.optim.Optimizer:
 
 
 def forward_backward(model: nn.Module, ids: torch.Tensor, step: Step) -> None:
-    more = {"position_ids": _positions(ids)} if step.documents else {}
+    more: dict[str, torch.Tensor] = {"position_ids": _positions(ids)} if step.documents else {}
+    if step.documents and type(model).__name__.endswith("ForMaskedLM"):  # it reads its mask from nowhere else
+        more["attention_mask"] = torch.zeros(step.batch, 1, step.sequence, step.sequence)
+    labels = ids
+    if model.config.is_encoder_decoder:  # of a window, it reads what is left and writes what was taken out
+        counts = counts_of(step.sequence)
+        ids, labels = ids[:, : counts.inputs].contiguous(), ids[:, : counts.targets].contiguous()
     with torch.autocast("cpu", torch.bfloat16, enabled=step.precision == "bf16-autocast"):
-        loss = model(input_ids=ids, labels=ids, **more).loss
+        loss = model(input_ids=ids, labels=labels, **more).loss
     loss.backward()
 
 

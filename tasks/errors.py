@@ -9,6 +9,10 @@ class SourceError(EvergreenError):
     """A data source is missing, changed or holds nothing usable."""
 
 
+class StartError(EvergreenError):
+    """A model to go on from is missing, damaged, or cannot be trained."""
+
+
 class DataValidationError(EvergreenError):
     """Rows break a critical expectation of their suite."""
 
@@ -26,7 +30,7 @@ class LossMaskError(EvergreenError):
 
 
 class TrainingDivergedError(EvergreenError):
-    """The loss is no longer a finite number."""
+    """The loss, a gradient or a weight is no longer a finite number, or the loss ran away."""
 
 
 class TrainingInterruptedError(EvergreenError):

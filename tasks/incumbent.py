@@ -47,20 +47,25 @@ def incumbent(reference: str) -> Incumbent | None:
 
 
 def files_of(before: Incumbent) -> Dataset | None:
-    """The data that a version was trained on: in the store, in `data/`, or as DVC's cache or remote has their version.
+    """The data that an incumbent was trained on, as `data_of`."""
+    return data_of(before.version, before.data_key, before.data_digest)
+
+
+def data_of(version: str, key: str, digest: str) -> Dataset | None:
+    """The data of NAME/VERSION: in the store, in `data/`, or as DVC's cache or remote has their version.
 
     None where they are lost, or nobody recorded which version they are.
     """
-    found = drift.data_files(before.data_key, before.data_digest)
-    if found is None and _brought_back(before):
-        found = drift.data_files(before.data_key, before.data_digest)
+    found = drift.data_files(key, digest)
+    if found is None and _brought_back(version):
+        found = drift.data_files(key, digest)
     return found
 
 
-def _brought_back(before: Incumbent) -> bool:
+def _brought_back(version: str) -> bool:
     try:
-        recorded = lineage.read(catalogue.find(before.version))
+        recorded = lineage.read(catalogue.find(version))
         return bool(recorded["data"]["md5"]) and reproduction.lay_data(recorded, home())
     except (RegistryError, DataVersionError) as error:
-        logger.warning("the data of %s could not be brought back: %s", before.version, error)
+        logger.warning("the data of %s could not be brought back: %s", version, error)
         return False

@@ -15,7 +15,17 @@ LIBRARIES = (
 # Instruction sets among which numeric libraries choose: another one rounds at other places.
 DECISIVE = re.compile(r"(avx|amx|fma|f16c|sse|bf16|sve|asimd|neon|i8mm).*")
 # Of a training step: as decisive as the machine.
-EXECUTION = ("device", "threads", "bf16", "precision", "attention", "compiled", "micro_batch", "checkpointing")
+EXECUTION = (
+    "device",
+    "threads",
+    "bf16",
+    "precision",
+    "attention",
+    "compiled",
+    "micro_batch",
+    "checkpointing",
+    "devices",
+)
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.errors import RegistryError, UsageError
 
 if TYPE_CHECKING:
+    from models.architectures import Shape
     from models.model_counts import Counts
     from models.training_step import Step
 
@@ -272,3 +273,30 @@ def _first(error: Exception) -> str:
     """The first sentence of what a library says, without what follows on other lines."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
+
+
+def training_peak(shape: "Shape", vocabulary: int, *, context: int, batch: int) -> int | None:
+    """The most bytes that a step of pre-training takes: a dial's model, Muon, bf16 autocast, eager attention.
+
+    None for an LSTM, whose kernels tell nobody what they work in.
+    """
+    import torch
+    import transformers
+
+    from models import architectures
+    from models.fake_step import peak_of, timeline
+    from models.memory_forms import unknown
+    from models.training_step import Step
+
+    transformers.utils.logging.set_verbosity_error()
+    special = {"bos": 0, "eos": 0, "pad": 1}
+    config = architectures.config_of(shape, vocabulary=vocabulary, context=context, special=special)
+    step = Step(batch=batch, sequence=context, precision="bf16-autocast", optimizer="muon", attention="eager")
+    if not unknown(config, step):
+        return _closed(config, step).total
+    with torch.device("meta"):
+        kind = type(architectures.build(shape, vocabulary=vocabulary, context=context, special=special, seed=0))
+    try:
+        return peak_of(timeline(config, step, kind=kind)).total
+    except ValueError:
+        return None

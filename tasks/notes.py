@@ -1,6 +1,7 @@
 """What a worker process has to say in the log: lines of a file that the main process reads while it waits."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,9 @@ logger = logging.getLogger("evergreen.training")
 
 
 def note(folder: Path, text: str) -> None:
-    """Adds a line to the notes of the step that is built in `folder`."""
+    """Adds a line to the notes of the step that is built in `folder`; of several processes, the first one speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     path = folder / "log" / NOTES
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:

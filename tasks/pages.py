@@ -4,11 +4,11 @@ A page is a view: whatever goes wrong with it is said in the log, and the run go
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from tasks import progress, tracking
+from tasks import leaves, progress, samples, tracking
 from tasks.artifacts import Artifact, Forecast, RegisteredModel
 from tasks.verdict import figure
 
@@ -18,9 +18,10 @@ FIGURES = 16  # rows of a step's table
 def show_step(artifact: Artifact) -> None:
     """The page of a finished step, reused or not."""
     title = f"{artifact.stage}/{artifact.name}"
-    figures = list(tracking.numbers(artifact.summary).items())[:FIGURES]
+    figures = list(leaves.numbers(artifact.summary).items())[:FIGURES]
     lines = [f"# {title}", "", *_link(artifact), _state(artifact), f"- files: `{artifact.path}`", ""]
     lines += _table(("figure", "value"), [(_name(name), _figure(value)) for name, value in figures])
+    lines += _samples(samples.written(artifact.path))
     progress.publish(f"step-{title}", "\n".join(lines) + "\n", f"{title}: figures and MLflow run")
 
 
@@ -99,6 +100,21 @@ def _range(pair: Sequence[float | None] | None) -> str:
         return ""
     low, high = ("no limit" if end is None else f"{end:.4g}" for end in pair)
     return f" [{low}, {high}]"
+
+
+def _samples(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the model said first and last, while it was trained; nothing of a step that made no samples."""
+    if not rows:
+        return []
+    ends = [row for row in rows if row["step"] in (rows[0]["step"], rows[-1]["step"])]
+    lines = [f"| {row['step']} | {row['kind']} | {_cell(row['prompt'])} | {_cell(row['text'])} |" for row in ends]
+    head = ["| step | how | given | said |", "|---:|---|---|---|"]
+    return ["", "## Samples, first and last", "", *head, *lines, ""]
+
+
+def _cell(text: str) -> str:
+    """Text of a model in a table of Markdown, on one line."""
+    return " ".join(escape(text, quote=False).replace("|", "&#124;").split())
 
 
 def _state(artifact: Artifact) -> str:

@@ -66,10 +66,10 @@ def _smoke(name: str, alias: str, number: str, recorded: Record | None) -> list[
 def _flavour(uri: str) -> tuple[Any, Any]:
     import mlflow.transformers
 
-    from tasks import tracking
+    from tasks import mlflow_store, tracking
     from tasks.generation import pick_device
 
-    with tracking.as_default(), tracking.quiet():
+    with tracking.as_default(), mlflow_store.quiet():
         loaded = mlflow.transformers.load_model(uri, return_type="components")
     return loaded["model"].eval().to(pick_device("auto")), loaded["tokenizer"]
 

@@ -1,16 +1,16 @@
-"""Pre-training of a decoder from scratch with the Hugging Face Trainer, on memory-mapped windows of a mixture."""
+"""Pre-training of a model of any family, from scratch or onwards, on memory-mapped windows of a mixture."""
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.architectures import Family
-from tasks import forecasts, notes, pages, steps, workers
+from models.architectures import DECODERS, OBJECTIVES, Family
+from tasks import forecasts, forgetting, imported, pages, parallel, steps, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
@@ -19,17 +19,27 @@ from tasks.speed import Chosen
 logger = logging.getLogger("evergreen.pretrain")
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 MODULES = (
+    "tasks.pretrain_worker",
     "tasks.training",
     "tasks.speed",
     "models.architectures",
+    "models.baselines",
+    "models.corruption",
+    "models.lstm",
+    "models.metrics",
+    "models.objectives",
     "models.optimizers",
     "models.packing",
-    "models.baselines",
-    "models.generation",
-    "models.metrics",
 )
 
 
+# The rate that a continued model warms up to falls with its width, as the best one of a hidden matrix does (Yang et
+# al. 2022, arXiv 2203.03466). 0.8 gives the rate that nights have at width 160, and 2e-4 at that of Llama 7B (3e-4).
+PEAK_TIMES_WIDTH, HIGHEST = 0.8, 5e-3
+# Of matrices and of embeddings. BERT's norms stand behind the residual sums, which bear less; T5's embedding starts as
+# wide as the rates of others would take long to move.
+RATE = (2e-2, 2e-2)
+RATES: Mapping[Family, tuple[float, float]] = {"bert": (5e-3, 5e-3), "t5": (1e-2, 5e-2)}
 PRECISION = (
     "Of the arithmetic. auto: bf16-autocast where the processor has bf16 instructions, else fp32. bf16: weights and "
     "optimizer states in it too."
@@ -45,25 +55,44 @@ class PretrainRecipe(BaseModel):
         0, ge=0, le=256, description="The dial: width 32 * size, depth and heads follow. 0: what the fit picked."
     )
     tokens: int = Field(0, ge=0, description="Training tokens. 0: what the fit picked.")
-    family: Family = Field("llama", description="The decoder, or an LSTM to compare it with.")
+    family: Family = Field(
+        "llama", description="Decoders: llama, gpt2, bloom, palm. bert learns from masks, t5 from spans, lstm recurs."
+    )
     mixture: dict[str, float] = Field(
         {"encyclopaedia": 0.8, "dialogue": 0.1, "speeches": 0.1},
         description="Share of each domain in the tokens; domains that the data lacks are left out.",
     )
     context: int = Field(128, ge=16, le=8192, description="Tokens per window.")
+    documents: Literal["apart", "joined"] = Field(
+        "apart", description="apart: no token sees one of another document, where the model can; joined: as they lie."
+    )
     batch: int = Field(8, ge=1, le=4096, description="Windows per step.")
     learning_rate: float = Field(
-        2e-2, gt=0, lt=1, description="Peak learning rate of the matrices (Muon, matched to AdamW's scale)."
-    )
+        0, ge=0, lt=1,
+        description="Peak learning rate of the matrices (Muon, matched to AdamW's scale). 0: 0.02, of bert "
+        "0.005, of t5 0.01.",
+    )  # fmt: skip
     embedding_learning_rate: float = Field(
-        2e-2, gt=0, lt=1, description="Peak learning rate of embeddings and norms (AdamW)."
+        0,
+        ge=0,
+        lt=1,
+        description="Peak learning rate of embeddings and norms (AdamW). 0: 0.02, of bert 0.005, of t5 0.05.",
     )
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the learning rates rise from 0.")
     evaluations: int = Field(4, ge=0, le=100, description="How often the held-out loss is measured on the way.")
     validation_tokens: int = Field(
         32_768, ge=128, description="Held-out tokens of the mixture that the loss is measured on."
     )
     precision: Chosen = Field("auto", description=PRECISION)
     seed: int = Field(1, ge=0, description="Of the initial weights and the order of the data.")
+
+    def with_rates(self) -> "PretrainRecipe":
+        """With the learning rates of the family where none is given."""
+        matrices, embeddings = RATES.get(self.family, RATE)
+        return self.model_copy(update={
+            "learning_rate": self.learning_rate or matrices,
+            "embedding_learning_rate": self.embedding_learning_rate or embeddings,
+        })  # fmt: skip
 
 
 def step(recipe: PretrainRecipe, tokenizer: str, forecast: str) -> steps.Step:
@@ -100,7 +129,7 @@ def pretrain_model(
 
 
 class ContinueRecipe(BaseModel):
-    """How a trained model goes on with new text: at a quarter of the first learning rate, warmed up again."""
+    """How a trained model goes on with new text: the learning rate is warmed up again and falls linearly to zero."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,47 +137,74 @@ class ContinueRecipe(BaseModel):
     tokens: int = Field(1_000_000, ge=1, description="Most training tokens.")
     mixture: dict[str, float] = Field(
         {"encyclopaedia": 0.8, "dialogue": 0.1, "speeches": 0.1},
-        description="Share of each domain in the tokens; domains that the data lacks are left out.",
+        description="Share of each domain in the tokens; domains that the data lacks are left out. Empty: each by its "
+        "length, which keeps the share of replay.",
     )
-    context: int = Field(128, ge=16, le=8192, description="Tokens per window.")
+    context: int = Field(128, ge=16, le=8192, description="Tokens per window; at most the model's positions.")
+    documents: Literal["apart", "joined"] = Field(
+        "apart", description="apart: no token sees one of another document, where the model can; joined: as they lie."
+    )
     batch: int = Field(8, ge=1, le=4096, description="Windows per step.")
-    learning_rate: float = Field(5e-3, gt=0, lt=1, description="Peak learning rate of the matrices.")
-    embedding_learning_rate: float = Field(5e-3, gt=0, lt=1, description="Peak learning rate of embeddings and norms.")
+    learning_rate: float = Field(
+        5e-3, ge=0, lt=1, description="Learning rate of the matrices that it warms up to. 0: 0.8 / the model's width."
+    )
+    embedding_learning_rate: float = Field(
+        5e-3, ge=0, lt=1, description="Learning rate of embeddings and norms that it warms up to. 0: 0.8 / the width."
+    )
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps over which the learning rates rise from 0.")
     evaluations: int = Field(2, ge=0, le=100, description="How often the held-out loss is measured on the way.")
     validation_tokens: int = Field(32_768, ge=128, description="Held-out tokens that the loss is measured on.")
     precision: Chosen = Field("auto", description=PRECISION)
     seed: int = Field(1, ge=0, description="Of the order of the data.")
 
-    def over(self, tokens: int) -> PretrainRecipe:
-        """The pre-training over a text of so many tokens."""
+    def over(self, tokens: int, start: Path) -> PretrainRecipe:
+        """The pre-training over a text of so many tokens, from the model in a folder."""
         count = max(self.batch * self.context, min(self.tokens, round(self.epochs * tokens)))
         shared = self.model_dump(exclude={"epochs", "tokens"})
+        for name in ("learning_rate", "embedding_learning_rate"):
+            shared[name] = shared[name] or min(HIGHEST, PEAK_TIMES_WIDTH / imported.width(start))
         return PretrainRecipe(**shared, tokens=count)
 
 
-def continue_step(recipe: ContinueRecipe, tokenizer: str, start: str) -> steps.Step:
-    return steps.Step(
-        stage="pretrain", name="continued", recipe=recipe, inputs={"tokenizer": tokenizer, "start": start},
-        libraries=LIBRARIES, modules=MODULES,
-    )  # fmt: skip
+def continue_step(recipe: ContinueRecipe, tokenizer: str, start: str, earlier: str = "") -> steps.Step:
+    """`earlier` is the key of the encoded data that the model has seen; empty where forgetting is not measured."""
+    inputs = {"tokenizer": tokenizer, "start": start, **({"earlier": earlier} if earlier else {})}
+    return steps.Step("pretrain", "continued", recipe, inputs, LIBRARIES, (*MODULES, "tasks.forgetting"))
 
 
 @task(task_run_name="continue pre-training", cache_policy=NO_CACHE)
-def continue_model(tokenizer: Tokenizer, start: Checkpoint, recipe: ContinueRecipe, execution: Execution) -> Checkpoint:
-    """Goes on from a model with the text that the tokenizer encoded; `loss` is held against `loss_before`."""
-    this = continue_step(recipe, tokenizer.key, start.key)
+def continue_model(
+    tokenizer: Tokenizer, start: Checkpoint, recipe: ContinueRecipe, execution: Execution,
+    earlier: Tokenizer | None = None,
+) -> Checkpoint:  # fmt: skip
+    """Goes on from a model with the text that the tokenizer encoded; `loss` is held against `loss_before`.
+
+    Both are of the new data; `earlier` has them of held-out text that the model knew, where that was encoded too.
+    """
+    this = continue_step(recipe, tokenizer.key, start.key, earlier.key if earlier else "")
 
     def build(folder: Path) -> dict[str, Any]:
         _warn_of_missing(recipe.mixture, tokenizer)
         tokens = sum(tokenizer.summary["tokens"]["train"].values())
-        return train(this, tokenizer, folder, recipe.over(tokens), execution, start=start.model)
+        over = recipe.over(tokens, start.model)
+        figures = train(this, tokenizer, folder, over, execution, start=start.model)
+        first = {name: figures.pop(name) for name in ("loss_before", "loss")}
+        if earlier:
+            first["earlier"] = forgetting.measure(start.model, folder / "model", earlier, over, execution)
+        return {**first, "learning_rate": over.learning_rate, **figures}
 
-    return steps.materialise(this, Checkpoint, build, resumable=True)
+    made = steps.materialise(this, Checkpoint, build, resumable=True)
+    before, after = made.summary["loss_before"], made.summary["loss"]
+    if after > before:
+        logger.warning("the held-out loss rose from %.3f to %.3f: lower the learning rates", before, after)
+    return made
 
 
 def _warn_of_missing(mixture: Mapping[str, float], tokenizer: Tokenizer) -> None:
     there = sorted(tokenizer.summary["tokens"]["train"])
     missing = sorted(set(mixture) - set(there))
+    if not mixture:
+        return
     if len(missing) == len(mixture):
         logger.warning(
             "the data has no domain of pretrain.mixture; all it has are used by length: %s", ", ".join(there)
@@ -166,11 +222,11 @@ def _scored(loss: float, forecast: Forecast | None) -> dict[str, Any]:
 
 
 def require_decoder(family: str) -> None:
-    """Raises UsageError for a model that later stages cannot use: an LSTM has no LoRA targets and generates nothing."""
-    if family != "llama":
+    """Raises UsageError for a family that later stages cannot use: they need a transformer that writes on."""
+    if family in OBJECTIVES and family not in DECODERS:
         raise UsageError(
             f"the model's family is {family}, which is for sweeps and pre-training alone: fine-tuning and what follows "
-            "it needs a decoder (pretrain.family=llama)"
+            f"it needs a decoder (pretrain.family={', '.join(DECODERS[:-1])} or {DECODERS[-1]})"
         )
 
 
@@ -200,94 +256,11 @@ def train(
                 f"the longest {split} text has {longest} tokens and a window {recipe.context}: add text to the source, "
                 "or lower pretrain.context"
             )
+    from tasks.pretrain_worker import train as work
+
+    parallel.share(recipe.batch, max(1, execution.devices))
     return workers.call(
-        _train, tokenizer.path, folder, recipe, execution, start, threads=execution.threads_each,
+        work, tokenizer.path, folder, recipe, execution, start, threads=execution.threads_each,
         processes=execution.processes, label=f"{this.stage}/{this.name}", log=folder / "log",
+        devices=execution.devices, device=execution.device,
     )  # fmt: skip
-
-
-def _train(
-    tokens: Path, folder: Path, recipe: PretrainRecipe, execution: Execution, start: Path | None
-) -> dict[str, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
-
-    from models.architectures import fresh_model
-    from models.optimizers import MuonAdamW
-    from models.packing import PackedWindows
-    from tasks import speed, step_memory, training
-
-    tokenizer = AutoTokenizer.from_pretrained(tokens / "tokenizer")
-    windows = {
-        split: PackedWindows(tokens / "tokens" / split, recipe.mixture, context=recipe.context, tokens=count)
-        for split, count in (("train", recipe.tokens), ("validation", recipe.validation_tokens))
-    }
-    if start:
-        model = AutoModelForCausalLM.from_pretrained(start, attn_implementation="eager", dtype="float32")
-    else:
-        model = fresh_model(recipe.size, tokenizer, seed=recipe.seed, family=recipe.family)
-    before = {"loss_before": _loss(model, windows["validation"])} if start else {}
-    settings = speed.choose(
-        model, speed.facts_of(execution), execution, precision=recipe.precision, batch=recipe.batch,
-        context=recipe.context, tokens=recipe.tokens,
-    )  # fmt: skip
-    notes.note(folder, str(settings))
-    model = settings.prepare(model)
-    watch = step_memory.watch(model, folder, settings, context=recipe.context) if recipe.evaluations else None
-    optimizer = MuonAdamW(model, lr=recipe.learning_rate, embedding_lr=recipe.embedding_learning_rate)
-    steps_ = max(1, len(windows["train"]) // recipe.batch)
-    arguments = training.arguments(
-        folder, seed=recipe.seed, device=settings.device, steps=steps_, batch=recipe.batch,
-        learning_rate=recipe.learning_rate,
-        per_device_eval_batch_size=32, prediction_loss_only=True,
-        eval_strategy="steps" if recipe.evaluations else "no", eval_steps=max(1, steps_ // max(1, recipe.evaluations)),
-    ) | settings.arguments()  # fmt: skip
-    trainer = speed.trainer_class(settings)(
-        model, TrainingArguments(**arguments), optimizers=(optimizer, None),
-        train_dataset=windows["train"], eval_dataset=windows["validation"],
-    )  # fmt: skip
-    if watch:
-        trainer.add_callback(watch)
-    figures = training.run(trainer, folder, tokens_per_step=recipe.batch * recipe.context)
-    figures["execution"] |= settings.record() | (watch.figures() if watch else {})
-    loss = trainer.evaluate()["eval_loss"]
-    baselines = _baselines(model, windows, len(tokenizer)) if recipe.evaluations else {}
-    model.float().save_pretrained(folder / "model")  # what follows trains in fp32 or autocast
-    tokenizer.save_pretrained(folder / "model")
-    training.finish(folder)
-    return {
-        **figures,
-        **baselines,
-        **before,
-        "loss": loss,
-        "family": recipe.family,
-        "size": recipe.size,
-        "tokens": steps_ * recipe.batch * recipe.context,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "non_embedding": sum(p.numel() for p in model.parameters()) - model.get_input_embeddings().weight.numel(),
-    }
-
-
-def _loss(model: Any, held_out: Any) -> float:
-    from models.generation import window_losses
-
-    losses = window_losses(model, held_out.all_ids())
-    return sum(losses) / len(losses)
-
-
-def _baselines(model: Any, windows: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
-    """Unigram and bigram on the same training tokens, and the paired gain over each on the held-out windows."""
-    from models.baselines import bigram_losses, unigram_losses
-    from models.generation import window_losses
-    from models.metrics import paired
-
-    train, held_out = windows["train"].all_ids(), windows["validation"].all_ids()
-    own = window_losses(model, held_out)
-    figures: dict[str, Any] = {}
-    for name, measure in (("unigram", unigram_losses), ("bigram", bigram_losses)):
-        losses = measure(train, held_out, vocabulary)
-        gain = paired(losses, own)
-        figures |= {
-            name: float(losses.mean()),
-            f"gain_over_{name}": {"mean": gain.mean, "low": gain.low, "high": gain.high},
-        }
-    return figures

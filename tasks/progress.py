@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 HISTORY = "history.jsonl"
 EVERY = 8.0  # seconds between two lines
+LABEL, LONGEST = 22, 72  # characters of a label and of a line: 80 without the clock before it
 T = TypeVar("T")
 
 logger = logging.getLogger("evergreen.progress")
@@ -90,20 +91,38 @@ class _Bar:
 
 
 def line(label: str, entry: Mapping[str, Any]) -> str:
-    """One line of progress: `sft/lora  120/400  loss 3.214  9,120 tok/s  0:31 left`; without `/400` for 0 steps."""
-    parts = [f"{label:<22} {entry['step']:>5,}" + (f"/{entry['steps']:,}" if entry["steps"] else "")]
-    if "loss" in entry:
-        parts.append(f"loss {entry['loss']:.3f}")
-    if "reward" in entry:
-        parts.append(f"reward {entry['reward']:.3f}")
-    if "tokens_per_second" in entry:
-        parts.append(f"{entry['tokens_per_second']:,.0f} tok/s")
-    if "rows_per_second" in entry:
-        parts.append(f"{entry['rows_per_second']:,.0f} rows/s")
-    if "seconds_left" in entry:
-        minutes, seconds = divmod(int(entry["seconds_left"]), 60)
-        parts.append(f"{minutes}:{seconds:02d} left")
-    return "  ".join(parts)
+    """One line of progress: `sft/lora  120/400  loss 3.214  9,120 tok/s  0:31 left`; without `/400` for 0 steps.
+
+    The MFU stands behind the tokens, as in `9,120 tok/s  37% mfu`, where the line keeps to its width with it. The space
+    behind the label gives way to it.
+    """
+    count = f"{entry['step']:>5,}" + (f"/{entry['steps']:,}" if entry["steps"] else "")
+    parts = [count, *_measures(entry), *_left(entry)]
+    if "mfu" in entry:
+        more = "  ".join([count, *_measures(entry), _percent(entry["mfu"]) + " mfu", *_left(entry)])
+        room = LONGEST - len(more) - 1
+        if room >= len(label):
+            return f"{label:<{min(LABEL, room)}} {more}"
+    return f"{label:<{LABEL}} " + "  ".join(parts)
+
+
+def _measures(entry: Mapping[str, Any]) -> list[str]:
+    forms = {
+        "loss": "loss {:.3f}", "reward": "reward {:.3f}", "tokens_per_second": "{:,.0f} tok/s",
+        "rows_per_second": "{:,.0f} rows/s",
+    }  # fmt: skip
+    return [form.format(entry[name]) for name, form in forms.items() if name in entry]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+
+
+def _left(entry: Mapping[str, Any]) -> list[str]:
+    if "seconds_left" not in entry:
+        return []
+    minutes, seconds = divmod(int(entry["seconds_left"]), 60)
+    return [f"{minutes}:{seconds:02d} left"]
 
 
 def last_entry(path: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import catalogue, steps, tracking, weights
+from tasks import catalogue, leaves, mlflow_store, steps, tracking, weights
 from tasks import lineage as origins
 from tasks.artifacts import Checkpoint, EvaluationReport, RegisteredModel
 from tasks.catalogue import CHALLENGER, CONTENT, PASSED, STAGE, VERDICT
@@ -131,7 +131,7 @@ def log_model(run_id: str, name: str, folder: Path) -> str:
         )
     messages.disable_progress_bar()
     pinned = [f"{each}=={_release(each)}" for each in REQUIREMENTS]
-    with tracking.quiet(), mlflow.start_run(run_id=run_id), _pipelines_by_class():
+    with mlflow_store.quiet(), mlflow.start_run(run_id=run_id), _pipelines_by_class():
         logged = mlflow.transformers.log_model(str(folder), name=name, task=TASK, pip_requirements=pinned)
     return logged.model_id
 
@@ -161,7 +161,7 @@ def _all_rows(figures: Mapping[str, Any]) -> dict[str, float]:
     """`<row>/<metric>` of every model and rule, and its interval as `<row>/<metric>/low` and `/high`."""
     cells = {f"{row}/{metric}": cell for row, metrics in figures["rows"].items() for metric, cell in metrics.items()}
     flat = {name: {bound: cell[bound] for bound in ("mean", "low", "high")} for name, cell in cells.items()}
-    return {name.removesuffix("/mean"): value for name, value in tracking.numbers(flat).items()}
+    return {name.removesuffix("/mean"): value for name, value in leaves.numbers(flat).items()}
 
 
 def _means(figures: Mapping[str, Any], row: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a champion learns next: the rows that it has not seen, and some of those that it has, lest it forget them.
+"""What a model learns next: the rows that it has not seen, and some of those that it has, lest it forget them.
 
 Continuing with replay costs a fraction of a training from scratch and comes close to it (Ibrahim et al. 2024, "Simple
 and Scalable Strategies to Continually Pre-train Large Language Models", arXiv 2403.08763).
@@ -7,7 +7,8 @@ and Scalable Strategies to Continually Pre-train Large Language Models", arXiv 2
 import heapq
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,23 @@ KINDS: Mapping[str, tuple[str, ...]] = {  # what makes a row of each kind anothe
     "instructions": ("history", "prompt", "response"),
     "preferences": ("history", "prompt", "chosen", "rejected"),
 }
+HELD_OUT = ("validation", "test")
 logger = logging.getLogger("evergreen.replay")
 
 
 class ReplayRecipe(BaseModel):
-    """How much of what the champion has seen is read again beside the new."""
+    """How much of what the model has seen is read again beside the new."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    share: float = Field(0.25, ge=0, le=1, description="Of the training rows of each kind that the champion has seen.")
+    share: float = Field(
+        0.25, ge=0, le=1, description="Of the training rows of each kind that the data hold and the model has seen."
+    )
+    least: float = Field(
+        0.0, ge=0, lt=1,
+        description="Replay makes up at least this share of the characters that are read: rows that only the earlier "
+        "data hold fill it up. 0: none of those; 0.05 for text like the earlier one, 0.25 to 0.5 for another kind.",
+    )  # fmt: skip
     seed: int = Field(1, ge=0, description="Of their choice.")
 
 
@@ -45,10 +54,11 @@ def step(recipe: ReplayRecipe, dataset: str, earlier: str) -> steps.Step:
 
 @task(task_run_name="choose what is learnt", cache_policy=NO_CACHE)
 def mix(dataset: Dataset, earlier: Dataset | None, recipe: ReplayRecipe) -> Dataset:
-    """A data set whose training side holds the rows that `earlier` lacks, and `share` of the others.
+    """A data set whose training side holds the rows that `earlier` lacks, and a replay of those that it has.
 
-    The held-out sides are those of `dataset`. `summary` counts per kind `new`, `replayed` and `gone`: rows that only
-    `earlier` has, of which a continued model keeps what it learned.
+    Of the rows that both have it replays `share`; rows that only `earlier` has follow where the replay is less than
+    `least` of all characters, spread evenly over the others. The held-out sides are those of `dataset`, and what stands
+    on them is not replayed. `summary` counts per kind `new`, `replayed` and `gone`: rows that only `earlier` has.
     """
 
     def build(folder: Path) -> dict[str, Any]:
@@ -69,14 +79,58 @@ def _beside(_: str, names: list[str]) -> set[str]:
 
 def _mix(kind: str, now: Path, before: Path | None, folder: Path, recipe: ReplayRecipe) -> dict[str, int]:
     source, target = now / kind / "train.jsonl", folder / kind / "train.jsonl"
-    if not source.exists():
-        return {"new": 0, "replayed": 0, "gone": 0}
     seen = _contents(before / kind / "train.jsonl", kind) if before else set()
-    known = [content for row in read(source) if (content := _content(row, kind)) in seen]
+    if not source.exists():
+        return {"new": 0, "replayed": 0, "gone": len(seen)}
+    rows = [(_content(row, kind), _characters(row, kind)) for row in read(source)]
+    known = [content for content, _ in rows if content in seen]
     chosen = set(heapq.nsmallest(round(recipe.share * len(known)), known, key=lambda each: _place(each, recipe.seed)))
-    written = write(target, (row for row in read(source) if (c := _content(row, kind)) in chosen or c not in seen))
-    new = sum(_content(row, kind) not in seen for row in read(source))
-    return {"new": new, "replayed": written - new, "gone": len(seen - set(known))}
+    new = [length for content, length in rows if content not in seen]
+    replayed = [length for content, length in rows if content in chosen]
+    gone = seen - set(known)
+    # r + x = least * (n + r + x), of n new and r replayed characters, gives x: those that are missing
+    missing = recipe.least / (1 - recipe.least) * sum(new) - sum(replayed)
+    more = _more(kind, now, before, gone, missing, recipe.seed) if before and missing > 0 else set()
+    kept = (row for row in read(source) if (c := _content(row, kind)) in chosen or c not in seen)
+    added = _once(before / kind / "train.jsonl", kind, more) if before and more else iter(())
+    write(target, _spread(kept, len(new) + len(replayed), added, len(more)))
+    return {"new": len(new), "replayed": len(replayed) + len(more), "gone": len(gone)}
+
+
+def _more(kind: str, now: Path, before: Path, gone: set[int], missing: float, seed: int) -> set[int]:
+    """Rows of the earlier data alone with so many characters together, or all; none of the held-out sides."""
+    held = set().union(*(_contents(now / kind / f"{side}.jsonl", kind) for side in HELD_OUT))
+    lengths = {
+        content: _characters(row, kind)
+        for row in read(before / kind / "train.jsonl")
+        if (content := _content(row, kind)) in gone and content not in held
+    }
+    chosen: set[int] = set()
+    for content in sorted(lengths, key=lambda each: _place(each, seed)):
+        if missing <= 0:
+            break
+        chosen.add(content)
+        missing -= lengths[content]
+    return chosen
+
+
+def _once(path: Path, kind: str, wanted: set[int]) -> Iterator[Row]:
+    left = set(wanted)
+    for row in read(path):
+        if (content := _content(row, kind)) in left:
+            left.remove(content)
+            yield row
+
+
+def _spread(rows: Iterable[Row], count: int, more: Iterator[Row], added: int) -> Iterator[Row]:
+    """`count` rows with `added` others at even distances among them: whoever stops early has read of both."""
+    for number, row in enumerate(rows):
+        yield row
+        yield from islice(more, added * (number + 1) // count - added * number // count)
+
+
+def _characters(row: Row, kind: str) -> int:
+    return sum(len(str(row.get(column, ""))) for column in KINDS[kind])
 
 
 def _contents(path: Path, kind: str) -> set[int]:

@@ -35,7 +35,7 @@ def page(title: str, model: str, parts: Mapping[str, Artifact], folder: Path) ->
     """The whole report; draws its pictures into `folder/plots`."""
     sections = [
         claims(parts), evaluation(folder, parts), _pretraining(folder, parts), _loss_mask(parts),
-        _alignment(folder, parts), _gate(parts), _data(parts), _effort(parts), _next(model, parts),
+        _alignment(folder, parts), _gate(parts), _data(parts), _tokenizer(parts), _effort(parts), _next(model, parts),
     ]  # fmt: skip
     verdict, tone, reasons = _verdict(parts.get("registered"))
     return Page(title, verdict, tone, reasons, _tiles(parts), [section for section in sections if section.blocks])
@@ -249,6 +249,25 @@ def _data(parts: Mapping[str, Artifact]) -> Section:
         )
         blocks.append(Prose(text))
     return Section("Data", blocks)
+
+
+def _tokenizer(parts: Mapping[str, Artifact]) -> Section:
+    """What a token of held-out text holds, by domain."""
+    made = parts["tokenizer"].summary if "tokenizer" in parts else {}
+    if "fertility" not in made:
+        return Section("", ())
+    rows = [
+        [
+            domain,
+            Cell(f"{made['bytes_per_token'][domain]:.2f}"),
+            Cell(f"{fertility:.2f}"),
+            *(Cell(f"{made[name][domain]:.0%}") for name in ("split_words", "single_bytes")),
+        ]
+        for domain, fertility in made["fertility"].items()
+    ]
+    text = f"{made['vocabulary']:,} tokens, of which {made['vocabulary_used']:.0%} occur in the training text."
+    head = ["held-out text", "bytes per token", "tokens per word", "words in pieces", "tokens of one byte"]
+    return Section("Tokenizer", [Prose(text), Table(head, rows)])
 
 
 def _effort(parts: Mapping[str, Artifact]) -> Section:

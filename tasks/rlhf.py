@@ -108,7 +108,7 @@ def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecip
         args=GRPOConfig(**arguments), train_dataset=Rows.from_list(columns), processing_class=tokenizer,
         peft_config=adapter,
     )  # fmt: skip
-    figures = training.run(trainer, folder)
+    figures = training.run(trainer, folder, likelihood=False)
     probes = [{"prompt": asked(row), "answer": row["response"]} for row in rows]
     training.record_export(trainer, tokenizer, probes, folder)
     merged = trainer.model.merge_and_unload()

@@ -10,8 +10,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.architectures import Family, shape_of
-from models.memory import flops_per_token
+from models.architectures import OBJECTIVES, Family, added_tokens, shape_of
+from models.costs import flops_per_token
 from tasks import pages, pretrain, steps, sweep_fit, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import UsageError
@@ -32,7 +32,7 @@ class ScalingRecipe(BaseModel):
     design: Literal["grid", "isoflop"] = Field(
         "grid", description="grid: every size takes each of `tokens`. isoflop: every size spends each of `budgets`."
     )
-    families: tuple[Family, ...] = Field(("llama",), description="Which models are swept: llama, lstm, or both.")
+    families: tuple[Family, ...] = Field(("llama",), description="Which models are swept, all of one objective.")
     sizes: tuple[Size, ...] = Field((2, 3, 4), description="Dial settings of the small runs.")
     tokens: tuple[int, ...] = Field(
         (40_000, 80_000, 160_000), description="Tokens of the small runs of a grid; every size takes each."
@@ -59,7 +59,13 @@ class ScalingRecipe(BaseModel):
         for name in ("families", "sizes", self.axis):
             _refuse_twice(name, getattr(self, name))
         if not self.families:
-            raise ValueError("families names none: give llama, lstm or both")
+            raise ValueError("families names none: give one or more, such as llama and lstm")
+        if len({OBJECTIVES[family] for family in self.families}) > 1:
+            raise ValueError(
+                f"families {', '.join(self.families)} learn different things ("
+                f"{', '.join(OBJECTIVES[family] for family in self.families)}), so their losses do not compare: sweep "
+                "those of one objective together"
+            )
         runs = len(self.sizes) * len(self.lengths)
         if runs < LEAST_RUNS:
             raise ValueError(f"sizes and {self.axis} give {runs} runs, the law has {LEAST_RUNS} coefficients: add some")
@@ -108,7 +114,8 @@ def points(recipe: ScalingRecipe, base: PretrainRecipe, vocabulary: int) -> list
     batch = base.batch * base.context
     planned = []
     for family, size, length in product(recipe.families, recipe.sizes, recipe.lengths):
-        each = flops_per_token(shape_of(size, family), vocabulary, base.context)
+        words = vocabulary + len(added_tokens(family, base.context))
+        each = flops_per_token(shape_of(size, family), words, base.context)
         # what a budget buys in whole batches: no run takes part of one
         tokens = int(length) if recipe.design == "grid" else int(length / each / batch) * batch
         if tokens < batch:
@@ -178,7 +185,7 @@ def train_point(tokenizer: Tokenizer, this: steps.Step, execution: Execution) ->
 
     def build(folder: Path) -> dict[str, Any]:
         assert isinstance(this.recipe, PretrainRecipe)
-        return pretrain.train(this, tokenizer, folder, this.recipe, execution)
+        return pretrain.train(this, tokenizer, folder, this.recipe, execution.on_one_device)
 
     with workers.turn(execution.processes):
         return steps.materialise(this, Checkpoint, build, resumable=True)
@@ -190,8 +197,8 @@ def fit_and_forecast(
 ) -> Forecast:
     """`fit.json`: the runs, each family's law, what it picks for the budget and forecasts. `runs.csv`: the runs."""
     this = fit_step(recipe, base, [point.key for point in points])
-    vocabulary = tokenizer.summary["vocabulary"]
-    asked = sweep_fit.Question(recipe.candidates, recipe.compute, recipe.draws, vocabulary, base.context)
+    vocabulary, positions = tokenizer.summary["vocabulary"], tokenizer.summary["context"]
+    asked = sweep_fit.Question(recipe.candidates, recipe.compute, recipe.draws, vocabulary, base.context, positions)
 
     def build(folder: Path) -> dict[str, Any]:
         runs = [sweep_fit.record(point.summary, vocabulary, base.context) for point in points]

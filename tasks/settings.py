@@ -1,5 +1,6 @@
 """Execution: where and how a run happens. Nothing here ever changes a step's key."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,14 @@ class Execution(BaseModel):
     ray_address: str = Field(
         "", description="Of a Ray cluster, as in ray://head:10001. Empty: a Ray of this machine alone, for the sweep."
     )
+    devices: int = Field(
+        1, ge=0, le=1024,
+        description="Devices of one pre-training or continued pre-training, which share its batch (0: all GPUs there "
+        "are). On a CPU so many processes. The other stages use one.",
+    )  # fmt: skip
+    sharding: Literal["none", "fsdp"] = Field(
+        "none", description="none: a copy of the model on each device. fsdp: each GPU holds a part of it (FSDP2)."
+    )
 
     micro_batch: int = Field(
         0, ge=0, le=4096, description="Windows that a pre-training takes at once, an equal part of its batch; the "
@@ -70,6 +79,20 @@ class Execution(BaseModel):
         if self.ray_address and self.runner != "ray":
             raise ValueError(f"ray_address is {self.ray_address} and runner {self.runner}: set runner to ray as well")
         return self
+
+    @model_validator(mode="after")
+    def _sharding_has_gpus(self) -> "Execution":
+        if self.sharding == "fsdp" and (self.device == "cpu" or self.devices == 1):
+            raise ValueError(
+                f"sharding is fsdp, device {self.device} and devices {self.devices}: FSDP needs two GPUs or more. "
+                "Set sharding to none, or device to cuda and devices to 0 for all of them"
+            )
+        return self
+
+    @property
+    def on_one_device(self) -> "Execution":
+        """For trainings that share the devices, each on one of them, as the runs of a sweep do."""
+        return self.model_copy(update={"devices": 1, "sharding": "none"})
 
     @property
     def threads_each(self) -> int:
@@ -96,6 +119,8 @@ def apply_environment() -> None:
     """Sets what must be set before torch, Prefect or MLflow are imported; what the user has set stays."""
     for name, value in {**OFFLINE, **PERFORMANCE}.items():
         os.environ.setdefault(name, value)
+    # where it is installed, peft imports it; it says which kernels it lacks, and what each int8 product casts
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks import steps, workers
+from models.architectures import Family
+from tasks import loading, steps, workers
 from tasks.artifacts import Checkpoint, Dataset, Forecast, Tokenizer
 from tasks.errors import LossMaskError, SourceError
 from tasks.pretrain import PretrainRecipe
@@ -18,7 +19,10 @@ from tasks.rows import read
 from tasks.settings import Execution
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-MODULES = ("tasks.training", "models.architectures", "models.optimizers", "models.tokenizer", "models.exported")
+MODULES = (
+    "tasks.training", "tasks.loading", "models.architectures", "models.optimizers", "models.tokenizer",
+    "models.exported",
+)  # fmt: skip
 CHECKED = 64  # examples whose loss mask is looked at before the first step
 
 
@@ -36,6 +40,9 @@ class SFTRecipe(BaseModel):
     learning_rate: float = Field(1e-2, gt=0, lt=1, description="Peak learning rate of the adapter.")
     embeddings: bool = Field(True, description="Also train the token embeddings, the tied head with them.")
     rank: int = Field(64, ge=1, le=1024, description="Rank of the LoRA matrices, on every linear layer.")
+    load: loading.Load = Field(
+        "fp32", description="Precision of the frozen base while the adapter trains; int8 and int4 need bitsandbytes."
+    )
     max_length: int = Field(128, ge=16, le=8192, description="Examples of more tokens are left out.")
     seed: int = Field(
         1, ge=0, description="Of the adapter's initial weights, the choice and the order of the examples."
@@ -48,6 +55,7 @@ class ScratchRecipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sft: SFTRecipe
+    family: Family = Field(description="As in pre-training.")
     size: int = Field(ge=0, description="As in pre-training. 0: what the fit picked.")
     tokens: int = Field(
         ge=0, description="Tokens of pre-training, which come on top of the epochs. 0: what the fit picked."
@@ -60,17 +68,20 @@ class ScratchRecipe(BaseModel):
 
 
 def scratch_recipe(sft: SFTRecipe, pretrain: PretrainRecipe) -> ScratchRecipe:
-    """The control of a pre-training: its optimiser and seed, the fine-tuning's instructions."""
+    """The control of a pre-training: its optimiser and seed, the fine-tuning's instructions; it has no frozen base."""
+    pretrain = pretrain.with_rates()
     return ScratchRecipe(
-        sft=sft, size=pretrain.size, tokens=pretrain.tokens, learning_rate=pretrain.learning_rate,
+        sft=sft.model_copy(update={"load": "fp32"}), family=pretrain.family, size=pretrain.size,
+        tokens=pretrain.tokens, learning_rate=pretrain.learning_rate,
         embedding_learning_rate=pretrain.embedding_learning_rate, seed=pretrain.seed,
     )  # fmt: skip
 
 
 def step(recipe: SFTRecipe, base: str, dataset: str) -> steps.Step:
+    quantised = ("bitsandbytes",) if recipe.load in loading.QUANTISED else ()
     return steps.Step(
         stage="sft", name="lora", recipe=recipe, inputs={"base": base, "dataset": dataset},
-        libraries=LIBRARIES, modules=MODULES,
+        libraries=(*LIBRARIES, *quantised), modules=MODULES,
     )  # fmt: skip
 
 
@@ -84,7 +95,8 @@ def scratch_step(recipe: ScratchRecipe, tokenizer: str, forecast: str, dataset: 
 
 @task(task_run_name="fine-tune with LoRA", cache_policy=NO_CACHE)
 def finetune(base: Checkpoint, dataset: Dataset, recipe: SFTRecipe, execution: Execution) -> Checkpoint:
-    """The merged model in `model/`, the adapter alone in `adapter/`."""
+    """The merged model in `model/`, in fp32 however the base was loaded; the adapter alone in `adapter/`."""
+    loading.require(recipe.load)
     this = step(recipe, base.key, dataset.key)
 
     def build(folder: Path) -> dict[str, Any]:
@@ -126,40 +138,36 @@ def conversation(row: Mapping[str, Any]) -> dict[str, Any]:
 def _lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, device: str) -> dict[str, Any]:
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from tasks import training
 
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    loading.require_chat_template(tokenizer, base)
+    model = loading.base_model(base, recipe.load, device)
     torch.manual_seed(recipe.seed)
     adapter = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM",
         # the tokens of the chat template never occurred in pre-training
-        modules_to_save=["embed_tokens"] if recipe.embeddings else None, ensure_weight_tying=recipe.embeddings,
+        modules_to_save=[loading.embedding_of(model)] if recipe.embeddings else None,
+        ensure_weight_tying=recipe.embeddings,
     )  # fmt: skip
     model = get_peft_model(model, adapter)
     rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.learning_rate}
     rows = _fitting(tokenizer, examples(data / "instructions" / "train.jsonl", recipe, recipe.seed), recipe.max_length)
     trainer = _trainer(model, tokenizer, rows, folder, recipe, device, epochs=recipe.epochs, rates=rates)
+    loading.train_in_fp32(trainer.model)
     figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step)
+    loading.save_adapter(trainer.model, folder / "adapter", base.parent.name)
+    if recipe.load != "fp32":
+        trainer.model = loading.adapted(base, folder / "adapter")
     probes = [{"prompt": row["prompt"], "answer": row["completion"][0]["content"]} for row in rows]
     training.record_export(trainer, tokenizer, probes, folder)
-    _save_adapter(trainer.model, folder / "adapter", base.parent.name)
     merged = trainer.model.merge_and_unload()
     merged.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     training.finish(folder)
     return {**figures, **_figures(trainer, rows)}
-
-
-def _save_adapter(model: Any, folder: Path, base: str) -> None:
-    """The adapter in bytes that depend on nothing but its training: the base by its key, modules in order."""
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink()
-    config = json.loads((folder / "adapter_config.json").read_text())
-    config |= {"base_model_name_or_path": base, "target_modules": sorted(config["target_modules"])}
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _trainer(
@@ -179,6 +187,8 @@ def _trainer(
         # the completion says which turn is trained, the template's marks which part of a turn; TRL trains what is both
         assistant_only_loss=_marks_answers(tokenizer, rows[0]),
         train_sampling_strategy="sequential", dataset_num_proc=None,
+        # weights in bf16 multiply with nothing else, so the processor has no say then
+        **({} if recipe.load == "fp32" else {"bf16": True}),
     )  # fmt: skip
     trainer = _answer_trainer(rates)(
         model, args=SFTConfig(**arguments), train_dataset=Rows.from_list(rows), processing_class=tokenizer
@@ -306,7 +316,7 @@ def _scratch(
     from tasks import training
 
     tokenizer = AutoTokenizer.from_pretrained(tokens)
-    model = fresh_model(size, tokenizer, seed=recipe.seed)
+    model = fresh_model(size, tokenizer, seed=recipe.seed, family=recipe.family)
     rows = examples(data / "instructions" / "train.jsonl", recipe.sft, recipe.sft.seed)
     rows = _fitting(tokenizer, rows, recipe.sft.max_length)
     mean = sum(_lengths(tokenizer, rows)) / len(rows)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from tasks import parallel
 from tasks.errors import UsageError
 from tasks.settings import Execution
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 Chosen: TypeAlias = Literal["auto", "fp32", "bf16", "bf16-autocast"]
 PRECISIONS = {"fp32": "fp32", "bf16": "bf16 weights", "bf16-autocast": "bf16 autocast"}
 EAGER_TOKENS = 256  # up to which eager attention is the faster on a CPU in bf16, whose fused backward is slow there
-COMPILE_TOKENS = 1_000_000  # after which a CPU has won back the half minute that a cold compilation takes
+# A cold compilation takes a CPU half a minute, which a million tokens win back; so far beyond it the gain is plain.
+COMPILE_TOKENS = 5_000_000
 ROOM = 0.8  # of the free memory that a step may take: the framework and the loading of data need some too
 
 
@@ -107,7 +109,7 @@ def facts_of(execution: Execution) -> Facts:
     from tasks.training import _has_bf16
 
     on_cpu = execution.device == "cpu" or not torch.cuda.is_available()
-    free = _free_bytes() // execution.processes if on_cpu else torch.cuda.mem_get_info()[0]
+    free = _free_bytes() // (execution.processes * parallel.world()) if on_cpu else torch.cuda.mem_get_info()[0]
     threads = torch.get_num_threads()
     return Facts("cpu" if on_cpu else "cuda", _has_bf16(on_cpu), not on_cpu or _compiles(), threads, int(free))
 
@@ -175,14 +177,12 @@ def _peak_of(model: Any, step: "Step") -> Callable[[int, bool], int]:
     from models.fake_step import peak_of, timeline
     from models.memory_forms import training_peak, unknown
 
-    # the formula knows no Muon, whose states are smaller than AdamW's
-    formula = step.model_copy(update={"optimizer": "adamw"})
-    known = not unknown(model.config, formula)
+    known = not unknown(model.config, step)
 
     def peak(size: int, accumulated: bool) -> int:
         change = {"batch": size, "accumulated": accumulated}
         if known:
-            return training_peak(model.config, formula.model_copy(update=change)).total
+            return training_peak(model.config, step.model_copy(update=change)).total
         return peak_of(timeline(model.config, step.model_copy(update=change), kind=type(model))).total
 
     return peak

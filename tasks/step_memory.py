@@ -18,8 +18,6 @@ def forecast(model: Any, settings: Settings, *, context: int, documents: bool = 
     """
     from models.fake_step import peak_of, timeline
 
-    if model.config.is_encoder_decoder:
-        return None
     step = step_of(settings, context).model_copy(update={"documents": documents})
     try:
         peak = peak_of(timeline(model.config, step, kind=type(model))).total

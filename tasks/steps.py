@@ -5,7 +5,6 @@ folder without the suffix is always whole. Its manifest lists every file with it
 were changed or lost is computed again, never trusted.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from tasks import code, machine, pages, tracking
+from tasks import code, disk, leaves, machine, pages, tracking
 from tasks.artifacts import Artifact, Dataset
 from tasks.errors import StoreError
 from tasks.settings import home
@@ -307,7 +306,7 @@ def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _key_figures(summary: Mapping[str, Any]) -> str:
     """The first few numbers of a summary as an indented table, two columns of it; long names do not fit."""
-    numbers = tracking.numbers({name: value for name, value in summary.items() if name != "execution"})
+    numbers = leaves.numbers({name: value for name, value in summary.items() if name != "execution"})
     fitting = [(name.removeprefix("files/"), value) for name, value in numbers.items()]
     cells = [f"{name:<24} {_figure(value):>11}" for name, value in fitting if len(name) <= 24][:8]
     return "".join("\n  " + "   ".join(cells[i : i + 2]) for i in range(0, len(cells), 2))
@@ -345,19 +344,13 @@ def _lock(step: Step) -> Iterator[None]:
 
 @contextmanager
 def _writable(step: Step) -> Iterator[None]:
-    remedies = {
-        errno.ENOSPC: "the disk is full: free some space or set EVERGREEN_HOME to a folder on another disk",
-        errno.EDQUOT: "the quota is used up: free some space or set EVERGREEN_HOME to a folder on another disk",
-        errno.EROFS: "the file system is read-only: set EVERGREEN_HOME to a folder that can be written",
-        errno.ENOTDIR: "a part of the path is a file: set EVERGREEN_HOME to a folder that can be written",
-        errno.EACCES: "no permission to write: set EVERGREEN_HOME to a folder that can be written",
-    }
     try:
         step.folder.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except OSError as error:
-        if error.errno not in remedies:
+    except Exception as error:  # safetensors says in an error of its own that the disk is full
+        remedy = disk.REMEDIES.get(disk.errno_of(error) or 0)
+        if not remedy:
             raise
-        where = error.filename or step.partial
-        raise StoreError(f"{step.stage}: cannot write {where}: {remedies[error.errno]}. "
+        where = (error.filename if isinstance(error, OSError) else None) or step.partial
+        raise StoreError(f"{step.stage}: cannot write {where}: {remedy}. "
                          "Run again afterwards: finished steps are kept.") from error  # fmt: skip

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from models.architectures import Family, shape_of
-from models.memory import flops_per_token, parameters
+from models.architectures import Family, added_tokens, shape_of
+from models.costs import flops_per_token, parameters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +33,13 @@ class Question(NamedTuple):
     draws: int
     vocabulary: int
     context: int
+    positions: int  # the longest sequence of the tokenizer, for which some families learn a table
 
 
 def record(trained: Mapping[str, Any], vocabulary: int, context: int) -> dict[str, Any]:
     """A run as the law sees it: N parameters, those without embeddings, D tokens, C training FLOPs, the loss."""
-    each = flops_per_token(shape_of(trained["size"], trained["family"]), vocabulary, context)
+    family: Family = trained["family"]
+    each = flops_per_token(shape_of(trained["size"], family), vocabulary + len(added_tokens(family, context)), context)
     name = f"{trained['family']}-{trained['size']}x{trained['tokens']}"
     return {
         "run": name, "family": trained["family"], "size": trained["size"], "N": trained["parameters"],
@@ -130,8 +132,12 @@ def forecast(runs: Sequence[Mapping[str, Any]], asked: Question, pictures: Path,
     law = fit(swept, LAW, estimator=huber(DELTA), prior=True, names=names)
     draws = law.bootstrap(asked.draws, kind="parametric")
     shapes = [shape_of(size, family) for size in asked.candidates]
+    vocabulary = asked.vocabulary + len(added_tokens(family, asked.context))
     options = [
-        (parameters(shape, asked.vocabulary)["total"], flops_per_token(shape, asked.vocabulary, asked.context))
+        (
+            parameters(shape, vocabulary, positions=asked.positions)["total"],
+            flops_per_token(shape, vocabulary, asked.context),
+        )
         for shape in shapes
     ]
     best, optimum = law.optimum_over(options, asked.compute)

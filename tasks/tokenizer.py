@@ -1,6 +1,7 @@
 """Trains the tokenizer on the training side of the text and encodes every split once."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,13 @@ def step(recipe: TokenizerRecipe, dataset: str) -> steps.Step:
         recipe=recipe,
         inputs={"dataset": dataset},
         libraries=("tokenizers", "transformers"),
-        modules=("models.tokenizer", "models.packing"),
+        modules=("models.tokenizer", "models.packing", "models.fertility"),
     )
 
 
 @task(task_run_name="train the tokenizer", cache_policy=NO_CACHE)
 def train_tokenizer(dataset: Dataset, recipe: TokenizerRecipe, execution: Execution) -> Tokenizer:
-    """A tokenizer folder with `tokens/<split>/<domain>.bin` beside it."""
+    """A tokenizer folder with `tokens/<split>/<domain>.bin` beside it (`.bin32` for a vocabulary above 65,536)."""
     this = step(recipe, dataset.key)
 
     def build(folder: Path) -> dict[str, Any]:
@@ -66,11 +67,11 @@ class EncodeRecipe(BaseModel):
 def encoding_step(recipe: EncodeRecipe, dataset: str, model: str) -> steps.Step:
     return steps.Step(
         stage="tokenizer", name="encoded", recipe=recipe, inputs={"dataset": dataset, "model": model},
-        libraries=("tokenizers", "transformers"), modules=("models.tokenizer", "models.packing"),
+        libraries=("tokenizers", "transformers"), modules=("models.tokenizer", "models.packing", "models.fertility"),
     )  # fmt: skip
 
 
-@task(task_run_name="encode with the champion's tokenizer", cache_policy=NO_CACHE)
+@task(task_run_name="encode with the model's tokenizer", cache_policy=NO_CACHE)
 def encode(dataset: Dataset, model: Checkpoint, recipe: EncodeRecipe, execution: Execution) -> Tokenizer:
     """As `train_tokenizer`, with the tokenizer of a model: one that is continued keeps its vocabulary."""
     this = encoding_step(recipe, dataset.key, model.key)
@@ -85,7 +86,10 @@ def encode(dataset: Dataset, model: Checkpoint, recipe: EncodeRecipe, execution:
 def _encode_again(text: Path, folder: Path, characters: int, model: Path) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    return _encode(_texts(text, characters), AutoTokenizer.from_pretrained(model), folder)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.backend_tokenizer.no_truncation()  # some are saved with the length that they were last used at
+    tokenizer.backend_tokenizer.no_padding()
+    return _encode(_texts(text, characters), tokenizer, folder)
 
 
 def _build(text: Path, folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -102,24 +106,48 @@ def _texts(text: Path, characters: int) -> dict[str, dict[str, list[str]]]:
 
 
 def _encode(texts: Mapping[str, Mapping[str, list[str]]], tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Writes the tokenizer and the token streams, each document ended with the tokenizer's own end."""
-    from models.packing import write_stream
+    """Writes the tokenizer and the token streams, each document between the tokenizer's own begin (if any) and end.
+
+    A text that holds the letters of a control token is encoded as the text that it is.
+    """
+    from models.fertility import fit, share_used, single_bytes
+    from models.packing import read_streams, write_stream
+    from models.tokenizer import begins_with
 
     tokenizer.save_pretrained(folder / "tokenizer")
-    summary: dict[str, Any] = {"vocabulary": len(tokenizer), "tokens": {}, "characters_per_token": {}}
-    end = tokenizer.eos_token_id
+    begin, end = begins_with(tokenizer), tokenizer.eos_token_id
+    largest = max(tokenizer.get_vocab().values())  # not always the last of a number without gaps
+    encoder = tokenizer.backend_tokenizer
+    encoder.encode_special_tokens = True  # the library's name for: control tokens in a text are text
+    single = single_bytes(encoder.get_vocab())
+    counts: dict[str, dict[str, int]] = {split: {} for split in texts}
+    measured = {}
+    started = time.perf_counter()
     for split, domains in texts.items():
         (folder / "tokens" / split).mkdir(parents=True)
-        summary["tokens"][split] = {}
+        # the places of the tokens take time to keep, and only the measures need them
+        encoding = encoder.encode_batch if split == "validation" else encoder.encode_batch_fast
         for domain, documents in domains.items():
-            rows = tokenizer.backend_tokenizer.encode_batch_fast(documents, add_special_tokens=False)
-            ids = [i for row in rows for i in (*row.ids, end)]
-            count = write_stream(folder / "tokens" / split / f"{domain}.bin", ids)
-            summary["tokens"][split][domain] = count
+            rows = encoding(documents, add_special_tokens=False)
+            ids = [i for row in rows for i in (*begin, *row.ids, end)]
+            file = folder / "tokens" / split / f"{domain}.bin"
+            counts[split][domain] = write_stream(file, ids, vocabulary=largest + 1)
             if split == "validation":
-                letters = sum(map(len, documents))
-                summary["characters_per_token"][domain] = round(letters / max(1, count - len(documents)), 3)
-    return summary
+                measured[domain] = fit(documents, [(row.ids, row.offsets) for row in rows], single)
+    speed = sum(sum(each.values()) for each in counts.values()) / (time.perf_counter() - started)
+    train = list(read_streams(folder / "tokens" / "train").values())
+    return {
+        "vocabulary": len(tokenizer), "context": tokenizer.model_max_length,
+        "vocabulary_used": round(share_used(train, len(tokenizer)), 4), "tokens": counts, **_by_measure(measured),
+        "execution": {"tokens_per_second": round(speed)},
+    }  # fmt: skip
+
+
+def _by_measure(measured: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The measures of each domain as the domains of each measure."""
+    names = dict.fromkeys(name for found in measured.values() for name in found)
+    return {name: {domain: round(found[name], 3) for domain, found in measured.items() if name in found}
+            for name in names}  # fmt: skip
 
 
 def _read(path: Path, characters: int) -> dict[str, list[str]]:

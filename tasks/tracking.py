@@ -3,38 +3,30 @@
 import errno
 import json
 import logging
-import math
 import os
-import re
-import threading
 import time
-import urllib.error
-import urllib.request
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks import leaves, live, mlflow_store
 from tasks.errors import TrackingError
-from tasks.progress import HISTORY
+from tasks.live import BATCH
+from tasks.mlflow_store import EXPERIMENT, first_line
 from tasks.settings import home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT = "evergreen"
 KEY, STAGE = "evergreen.key", "evergreen.stage"
 LONGEST_PARAM = 500  # characters: what every MLflow store takes whole
-BATCH = 1000  # metrics, and 100 params, are what one request may hold
+PARAMS = 100  # that one request may hold
 MISUSE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # the caller is wrong, not the store
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
-NOT_METRICS = {"step", "steps", "seconds_left", "epoch"}
 
 logger = logging.getLogger("evergreen.tracking")
-_guard = threading.RLock()
-_ready: set[str] = set()
 _experiments: dict[str, str] = {}  # the id of ours by the address of the server
 
 
@@ -43,11 +35,13 @@ class Run:
     """An open MLflow run, addressed by its id: any thread may log to it."""
 
     id: str
+    feed: live.Feed
 
     def log(self, summary: Mapping[str, Any], folder: Path) -> None:
-        """Records the summary's numbers, the steps of `folder/log/history.jsonl` and the pictures of `folder/log`."""
-        log_metrics(self.id, numbers(summary))
-        _log_history(self.id, folder / "log" / HISTORY)
+        """Records the summary's numbers, the pictures of `folder/log`, and what was not yet sent of its history."""
+        log_metrics(self.id, leaves.numbers(summary))
+        with reachable():
+            self.feed.finish(folder / "log")
         log_files(self.id, sorted((folder / "log").glob("*.png")), under="plots")
 
 
@@ -77,8 +71,8 @@ def client() -> "MlflowClient":
     from mlflow import MlflowClient
 
     target = uri()
-    _prepare(target)
     with reachable():
+        mlflow_store.prepare(target)
         return MlflowClient(tracking_uri=target, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or target)
 
 
@@ -106,9 +100,12 @@ def run(*, stage: str, name: str, key: str, params: Mapping[str, Any], tags: Map
         _end_stale(store, where, key)
         opened = store.create_run(where, run_name=f"{stage}/{name}", tags={**tags, KEY: key, STAGE: stage})
         _log_params(store, opened.info.run_id, params)
+    feed = live.Feed(opened.info.run_id, client, uri())
     try:
-        yield Run(opened.info.run_id)
+        with live.opened(feed):
+            yield Run(opened.info.run_id, feed)
     except BaseException as error:
+        feed.try_to_send()
         _end(store, opened.info.run_id, "FAILED" if isinstance(error, Exception | SystemExit) else "KILLED")
         raise
     with reachable():
@@ -127,7 +124,7 @@ def run_url(run_id: str) -> str:
         try:
             _experiments[target] = experiment()
         except Exception as error:
-            logger.debug("no link to run %s: %s", run_id, _first_line(error))
+            logger.debug("no link to run %s: %s", run_id, first_line(error))
             return ""
     return f"{target}/#/experiments/{_experiments[target]}/runs/{run_id}"
 
@@ -162,17 +159,6 @@ def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
     with reachable():
         for name, value in tags.items():
             store.set_tag(run_id, name, value)
-
-
-def numbers(summary: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numeric leaves of nested mappings, their paths joined by `/`."""
-    found: dict[str, float] = {}
-    for name, value in summary.items():
-        if isinstance(value, Mapping):
-            found |= numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[prefix + _allowed(str(name))] = float(value)
-    return found
 
 
 def log_metrics(run_id: str, values: Mapping[str, float], model_id: str | None = None) -> None:
@@ -213,7 +199,7 @@ def as_default() -> Iterator[None]:
     import mlflow
 
     target, before = uri(), os.environ.get("MLFLOW_TRACKING_URI")
-    with _guard:
+    with mlflow_store.guard:
         mlflow.set_tracking_uri(target)
         try:
             yield
@@ -221,22 +207,6 @@ def as_default() -> Iterator[None]:
             mlflow.set_tracking_uri(None)  # also removes the variable, which it had set
             if before is not None:
                 os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silences what MLflow, alembic and pandas say of themselves, here and nowhere else."""
-    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow")]
-    levels = [each.level for each in loggers]
-    with _guard, warnings.catch_warnings():  # filters and levels belong to the process, not to a thread
-        warnings.simplefilter("ignore")
-        for each in loggers:
-            each.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
 
 
 @contextmanager
@@ -255,59 +225,7 @@ def reachable() -> Iterator[None]:
         remedy = "see that it can be written and has room"
         if "out-of-date" in str(error):
             remedy = f"another MLflow made it: `mlflow db upgrade {uri()}`"
-        raise TrackingError(f"the MLflow store at {uri()} fails: {_first_line(error)}; {remedy}") from error
-
-
-def _prepare(target: str) -> None:
-    """Makes the store and the experiment once. Two processes that open a fresh database together break it."""
-    from filelock import FileLock
-
-    if target in _ready:
-        return
-    with _guard, reachable():
-        check_server(target)
-        home().mkdir(parents=True, exist_ok=True)
-        with FileLock(home() / "mlflow.lock"), quiet():
-            _make_file(target)
-            _create_experiment(target)
-        _ready.add(target)
-
-
-def _make_file(target: str) -> None:
-    """Makes a fresh SQLite store beside its place and renames it: MLflow cannot go on from a half-made one."""
-    if not target.startswith("sqlite:///") or exists():
-        return
-    file = Path(target.removeprefix("sqlite:///"))
-    scratch = file.with_name(file.name + ".new")
-    scratch.unlink(missing_ok=True)
-    scratch.with_name(scratch.name + "-journal").unlink(missing_ok=True)
-    _create_experiment(f"sqlite:///{scratch}")
-    scratch.replace(file)
-
-
-def _create_experiment(target: str) -> None:
-    from mlflow import MlflowClient
-
-    store = MlflowClient(tracking_uri=target)
-    if store.get_experiment_by_name(EXPERIMENT) is None:
-        # a tracking server knows where its artifacts belong; without one MLflow would take the working directory
-        local = None if target.startswith(("http:", "https:", "databricks")) else (home() / "mlartifacts").as_uri()
-        store.create_experiment(EXPERIMENT, artifact_location=local)
-
-
-def check_server(target: str) -> None:
-    """Raises TrackingError where nobody answers at a web address; MLflow's own client would try for minutes."""
-    if not target.startswith(("http:", "https:")):
-        return
-    try:
-        urllib.request.urlopen(target.rstrip("/") + "/health", timeout=10).close()
-    except urllib.error.HTTPError:
-        return  # it answered: a proxy or another path, and that is enough
-    except (OSError, ValueError) as error:
-        raise TrackingError(
-            f"no MLflow server answers at {target} ({_first_line(error)}); start it, or correct MLFLOW_TRACKING_URI, "
-            f"or unset it to keep the runs in {home() / 'mlflow.db'}"
-        ) from error
+        raise TrackingError(f"the MLflow store at {uri()} fails: {first_line(error)}; {remedy}") from error
 
 
 def _end_stale(store: "MlflowClient", where: str, key: str) -> None:
@@ -319,47 +237,21 @@ def _end_stale(store: "MlflowClient", where: str, key: str) -> None:
 def _end(store: "MlflowClient", run_id: str, state: str) -> None:
     """Ends a run whose work failed; that error matters more than a store which fails as well."""
     try:
-        with quiet():
+        with mlflow_store.quiet():
             store.set_terminated(run_id, state)
     except Exception as error:
-        logger.warning("run %s at %s could not be ended as %s: %s", run_id, uri(), state, _first_line(error))
+        logger.warning("run %s at %s could not be ended as %s: %s", run_id, uri(), state, first_line(error))
 
 
 def _log_params(store: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    flat = _flatten(params)
-    short = [Param(name, text) for name, text in flat.items() if len(text) <= LONGEST_PARAM]
-    for start in range(0, len(short), 100):
-        store.log_batch(run_id, params=short[start : start + 100])
-    if len(short) < len(flat):
+    texts = leaves.texts(params)
+    short = [Param(name, text) for name, text in texts.items() if len(text) <= LONGEST_PARAM]
+    for start in range(0, len(short), PARAMS):
+        store.log_batch(run_id, params=short[start : start + PARAMS])
+    if len(short) < len(texts):
         store.log_dict(run_id, dict(params), "recipe.json")
-
-
-def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in params.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flatten(value, f"{prefix}{name}.")
-        else:
-            found[prefix + _allowed(str(name))] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return found
-
-
-def _log_history(run_id: str, path: Path) -> None:
-    """One metric per number and step, below `history/`: a summary may use the same names for final values."""
-    from mlflow.entities import Metric
-
-    if not path.exists():
-        return
-    now = _now()
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    _send(run_id, [
-        Metric(f"history/{name}", value, now, int(entry["step"]))
-        for entry in entries
-        for name, value in numbers({k: v for k, v in entry.items() if k not in NOT_METRICS}).items()
-        if math.isfinite(value)
-    ])  # fmt: skip
 
 
 def _send(run_id: str, metrics: Sequence[Any]) -> None:
@@ -369,15 +261,5 @@ def _send(run_id: str, metrics: Sequence[Any]) -> None:
             store.log_batch(run_id, metrics=metrics[start : start + BATCH])
 
 
-def _allowed(name: str) -> str:
-    """MLflow takes letters, digits and `_-. :/` in names, and nothing that as a path would be another one."""
-    parts = re.sub(r"[^\w\-. :/]", "_", name).split("/")
-    return "/".join(part.replace("..", "_") for part in parts if part not in ("", ".")) or "_"
-
-
 def _now() -> int:
     return round(1000 * time.time())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

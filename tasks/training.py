@@ -1,4 +1,4 @@
-"""What every Hugging Face and TRL trainer here shares: arguments, intact checkpoints, history, resume."""
+"""What every Hugging Face and TRL trainer here shares: arguments, history, resume, and an end to what diverges."""
 
 import json
 import math
@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks import checkpoints, pace, parallel
 from tasks.errors import TrainingDivergedError
 from tasks.progress import HISTORY
 
 EXPORT = "export.json"  # what the model said when its training ended
-COMPLETE = "complete.json"  # written last: a checkpoint folder without it, or of other sizes, is torn
+RISE = 1.0  # nats above the first logged loss
+PATIENCE = 3  # log entries in a row
 
 
 def arguments(
@@ -40,8 +42,9 @@ def arguments(
         "gradient_checkpointing": False,
         "save_strategy": "steps",
         "save_steps": max(1, steps // 8),
-        "save_total_limit": 2,
+        "save_total_limit": None,  # `checkpoints.rotate` instead
         "logging_steps": max(1, min(10, steps // 20)),
+        "logging_nan_inf_filter": False,  # it would log the mean of the losses before in place of a NaN
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
@@ -57,29 +60,52 @@ def _has_bf16(on_cpu: bool) -> bool:
     return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
 
 
-def run(trainer: Any, folder: Path, *, tokens_per_step: float | None = None) -> dict[str, Any]:
+def run(
+    trainer: Any, folder: Path, *, tokens_per_step: float | None = None, flops_per_token: float | None = None,
+    bf16: bool | None = None, likelihood: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """Trains from the newest intact checkpoint, or from the start; returns the steps and how they were executed.
 
-    Writes `log/history.jsonl`. Raises TrainingDivergedError when the loss stops being finite.
+    Writes `log/history.jsonl`, with the MFU where `flops_per_token` are given; `bf16` says that products are in it
+    where the trainer's arguments do not. Raises StoreError when the disk does not take a checkpoint, and
+    TrainingDivergedError when loss, gradient or weights stop being finite or, for a loss that is a `likelihood` in
+    nats, by `last_good_step`.
     """
     import torch
     import transformers
 
     quiet()
-    checkpoints = folder / "checkpoints"
-    resume = newest_checkpoint(checkpoints)
-    trainer.add_callback(_recorder(folder / "log" / HISTORY, resume, tokens_per_step))
+    saved = folder / "checkpoints"
+    with trainer.args.main_process_first(local=False):
+        resume = checkpoints.newest(saved)
+    parallel.prepare(trainer, resume)
+    in_bf16 = trainer.args.bf16 if bf16 is None else bf16
+    speed = pace.of(trainer.args, in_bf16, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
+    trainer.add_callback(_recorder(folder / "log" / HISTORY, speed, likelihood))
+    trainer.add_callback(pace.follower(speed))
     trainer.pop_callback(transformers.PrinterCallback)
     started = time.time()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    first = int(resume.name.split("-")[1]) if resume else 0
+    with checkpoints.guarded(saved):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return {
         "steps": trainer.state.global_step,
         "execution": {
-            "training_seconds": round(time.time() - started, 1), "resumed_from": first,
-            "threads": torch.get_num_threads(), "device": str(trainer.args.device), "bf16": trainer.args.bf16,
+            "training_seconds": round(time.time() - started, 1),
+            "resumed_from": checkpoints.step_of(resume) if resume else 0,
+            "threads": torch.get_num_threads(), "device": str(trainer.args.device), "bf16": in_bf16,
+            "devices": parallel.world(), "wrapper": parallel.wrapper(trainer), **speed.summary(),
         },
     }  # fmt: skip
+
+
+def last_good_step(losses: Sequence[tuple[int, float]]) -> int | None:
+    """The last logged step before the training ran away; None while it has not. Takes (step, loss in nats), all so far.
+
+    It has when the loss lies more than 1 nat above the first logged one in three log entries in a row: the right token
+    is less than 1/e as likely as it was at the start. One bad batch or the bump of a warm-up passes.
+    """
+    high = [loss > losses[0][1] + RISE for _, loss in losses[-PATIENCE:]]
+    return losses[-PATIENCE - 1][0] if len(losses) > PATIENCE and all(high) else None
 
 
 def quiet() -> None:
@@ -110,67 +136,69 @@ def finish(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def newest_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that was written whole; torn ones are removed (the Trainer would die on them)."""
-    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
-    for folder in found:
-        if _intact(folder):
-            return folder
-        shutil.rmtree(folder)
-    return None
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != COMPLETE)
-    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in files}
-
-
-def _intact(folder: Path) -> bool:
-    try:
-        return json.loads((folder / COMPLETE).read_text()) == _sizes(folder)
-    except (OSError, ValueError):
-        return False
-
-
-def _recorder(history: Path, resume: Path | None, tokens_per_step: float | None) -> Any:
+def _recorder(history: Path, speed: pace.Pace, likelihood: bool) -> Any:
+    from accelerate import PartialState
     from transformers import TrainerCallback
 
     class Recorder(TrainerCallback):
-        """Writes one line per logged step, marks whole checkpoints, stops a run that diverged."""
+        """Writes one line per logged step, seals whole checkpoints, stops a run that diverged."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.started, self.first = time.monotonic(), state.global_step
-            history.parent.mkdir(parents=True, exist_ok=True)
-            _keep_until(history, state.global_step if resume else 0)
+            self.rate = args.learning_rate
+            lines = _lines_until(history, state.global_step)
+            self.losses = [(entry["step"], entry["loss"]) for entry in map(json.loads, lines) if "loss" in entry]
+            if state.is_world_process_zero:
+                _rewrite(history, lines)
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **_: Any
         ) -> None:
             if not logs or "train_runtime" in logs:
                 return
-            for name in ("loss", "eval_loss"):
-                if name in logs and not math.isfinite(logs[name]):
-                    raise TrainingDivergedError(
-                        f"{name} is {logs[name]} at step {state.global_step} of {state.max_steps} with learning rate "
-                        f"{logs.get('learning_rate', args.learning_rate):.2e}; lower the recipe's learning_rate. "
-                        f"Last good checkpoint: {newest_checkpoint(Path(args.output_dir)) or 'none'}"
-                    )
-            _append(history, {"step": state.global_step, "steps": state.max_steps, **self._speed(state), **logs})
+            self.rate = logs.get("learning_rate", self.rate)
+            for name in ("loss", "eval_loss", "grad_norm"):
+                if not math.isfinite(logs.get(name, 0.0)):
+                    raise _diverged(f"{name} is {logs[name]}", args, state, self.rate, before=state.global_step)
+            if state.is_world_process_zero:
+                now = speed.entry(state.global_step, state.max_steps, trained="loss" in logs)
+                at = {"step": state.global_step, "steps": state.max_steps, "time": round(time.time(), 3)}
+                _append(history, {**at, **now, **logs})
+            if "loss" in logs:
+                self._watch(args, state, logs["loss"])
+
+        def _watch(self, args: Any, state: Any, loss: float) -> None:
+            self.losses.append((state.global_step, loss))
+            good = last_good_step(self.losses) if likelihood else None
+            if good is not None:
+                first = f"{RISE:g} nat above its first value, {self.losses[0][1]:.3f}"
+                what = f"loss is {loss:.3f} and lies more than {first}, in {PATIENCE} log entries in a row,"
+                raise _diverged(what, args, state, self.rate, before=good + 1)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            PartialState().wait_for_everyone()
+            if not state.is_world_process_zero:
+                return
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / COMPLETE).write_text(json.dumps(_sizes(folder)))
-
-        def _speed(self, state: Any) -> dict[str, float]:
-            done, seconds = state.global_step - self.first, time.monotonic() - self.started
-            if done <= 0:
-                return {}
-            speed = {"seconds_left": round(seconds / done * (state.max_steps - state.global_step), 1)}
-            if tokens_per_step:
-                speed["tokens_per_second"] = round(done * tokens_per_step / seconds, 1)
-            return speed
+            weight = checkpoints.non_finite(folder)
+            if weight:
+                what = f"{weight} has values that are not finite"
+                raise _diverged(what, args, state, self.rate, before=state.global_step)
+            if history.exists():
+                checkpoints.sync(history)
+            checkpoints.seal(folder)
+            checkpoints.rotate(folder)
 
     return Recorder()
+
+
+def _diverged(what: str, args: Any, state: Any, rate: float, *, before: int) -> TrainingDivergedError:
+    # the first of several processes alone: to look is to remove damaged ones
+    good = checkpoints.newest(Path(args.output_dir), before=before) if state.is_world_process_zero else None
+    return TrainingDivergedError(
+        f"{what} at step {state.global_step} of {state.max_steps} with learning rate {rate:.2e}. Last good checkpoint: "
+        f"{good or 'none'}. Run again with the same recipe, it diverges at the same step: lower the recipe's "
+        "learning_rate, which makes it another run."
+    )
 
 
 def _append(path: Path, entry: Mapping[str, Any]) -> None:
@@ -178,19 +206,24 @@ def _append(path: Path, entry: Mapping[str, Any]) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drops the lines after `step`: a resumed run writes them again."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in lines))
-        temporary.replace(path)
+def _lines_until(path: Path, step: int) -> list[str]:
+    """The lines up to `step`: a resumed run writes those after it again."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return [line for line in lines if _step_of(line) <= step]
+
+
+def _rewrite(path: Path, lines: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    temporary.replace(path)
 
 
 def _step_of(line: str) -> float:
+    """Infinity for what is no whole entry."""
     try:
         return json.loads(line)["step"]
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         return math.inf
 
 

@@ -29,15 +29,19 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest() if found else ""
 
 
+def tensors(file: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """Every tensor's entry with its file and where that file's data begin. Raises ValueError for a torn header."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(HEAD), "little")
+        header = json.loads(opened.read(length))
+    for name, entry in header.items():
+        if name != "__metadata__":
+            yield file, HEAD + length, {"name": name, **entry}
+
+
 def _tensors(folder: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
-    """Every tensor's entry with its file and where that file's data begin."""
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(HEAD), "little")
-            header = json.loads(opened.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                yield file, HEAD + length, {"name": name, **entry}
+        yield from tensors(file)
 
 
 def _bytes(file: Path, start: int, first: int, last: int) -> str:

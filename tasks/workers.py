@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from tasks import notes, progress
+from tasks import distributed, live, notes, progress
 from tasks.errors import TrainingInterruptedError
 from tasks.settings import worker_environment
 
@@ -45,16 +45,20 @@ def turn(processes: int) -> Iterator[None]:
 
 
 def call(
-    function: Callable[..., T], *args: Any, threads: int, processes: int, label: str, log: Path | None = None
-) -> T:
+    function: Callable[..., T], *args: Any, threads: int, processes: int, label: str, log: Path | None = None,
+    devices: int = 1, device: str = "auto",
+) -> T:  # fmt: skip
     """Runs a picklable function in a worker process with `threads` torch threads, and reports its progress meanwhile.
 
-    At most `processes` of them run at once. Raises what the function raises, and TrainingInterruptedError when the
-    process was killed from outside.
+    At most `processes` of them run at once. With `devices` other than 1 the worker process starts one more for each
+    (`distributed.launch`). Raises what the function raises, and TrainingInterruptedError when a process was killed
+    from outside.
     """
+    if devices != 1:
+        function, args = distributed.launch, (devices, device, threads, function, *args)
     future = _submit(processes, threads, function, *args)
     said = notes.follow(label, log)
-    reports = (progress.Meter(label, log).update, said)
+    reports = (progress.Meter(label, log).update, said, live.follow(log))
     try:
         return _wait(future, *reports)
     except BrokenProcessPool as error:

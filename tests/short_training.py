@@ -1,4 +1,4 @@
-"""A pre-training of a few steps on random tokens, put together as tasks/pretrain.py does it."""
+"""A pre-training of a few steps on random tokens, put together as tasks/pretrain_worker.py does it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 from models.architectures import Dimensions, build
+from models.objectives import Causal, Examples
 from models.optimizers import MuonAdamW
 from models.packing import PackedWindows, write_stream
 from tasks import speed, step_memory, training
@@ -63,11 +64,12 @@ def train(
     return Trained(losses, model, trainer, settings, figures)
 
 
-def _windows(folder: Path, context: int, count: int, vocabulary: int) -> PackedWindows:
+def _windows(folder: Path, context: int, count: int, vocabulary: int) -> Examples:
     (folder / "tokens").mkdir(parents=True, exist_ok=True)
     ids = np.random.default_rng(0).integers(3, vocabulary, count * context)
     write_stream(folder / "tokens" / "random.bin", ids)
-    return PackedWindows(folder / "tokens", {"random": 1.0}, context=context, tokens=count * context)
+    windows = PackedWindows(folder / "tokens", {"random": 1.0}, context=context, tokens=count * context)
+    return Examples(windows, Causal(begin=1, apart=False))
 
 
 def same_weights(one: torch.nn.Module, two: torch.nn.Module) -> bool:

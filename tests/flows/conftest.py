@@ -1,4 +1,4 @@
-"""One Prefect server for all flow tests: it costs up to half a minute to start."""
+"""One Prefect server for the flow tests of a process: it costs up to half a minute to start."""
 
 from collections.abc import Iterator
 

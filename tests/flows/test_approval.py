@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 
+from flows import approval
 from flows.approval import Approval, refusal
 from tasks.artifacts import RegisteredModel
 
@@ -18,6 +20,12 @@ WAITING = RegisteredModel(
     stage="registry", name="asked", key="k", digest="d", path=Path("/nowhere"),
     summary={"version": 3, "reasons": ["score against champion +0.1"]},
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _asks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect asks for the answer every ten seconds."""
+    monkeypatch.setattr(approval, "pause_flow_run", partial(approval.pause_flow_run, poll_interval=1))
 
 
 @flow

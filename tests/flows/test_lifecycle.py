@@ -30,7 +30,7 @@ def _places(home: Path, places: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _parameters(*overrides: str) -> tuple[Any, dict[str, Any]]:
-    return deployments.configured(deployments.load("lifecycle/tiny"), list(overrides))
+    return deployments.configured(deployments.load("lifecycle/tiny"), ["execution.threads=1", *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_plan_reruns_only_what_depends_on_a_change(registered: RegisteredMod
 
 
 def test_execution_changes_no_key(registered: RegisteredModel) -> None:
-    _, parameters = _parameters("execution.threads=1", "execution.processes=1")
+    _, parameters = _parameters("execution.threads=2", "execution.processes=1")
     assert all(step["reused"] for step in plan("lifecycle", parameters)["steps"])
 
 
@@ -111,7 +111,7 @@ def test_the_lineage_leads_back_to_everything_and_the_best_model_is_found(
     assert found["made_by"]["flow"] == "lifecycle"
     assert found["made_by"]["entrypoint"] == "flows.lifecycle.lifecycle"
     assert found["made_by"]["parameters"]["rlhf"]["steps"] == 3
-    assert found["made_by"]["parameters"]["execution"]["threads"] == 2
+    assert found["made_by"]["parameters"]["execution"]["threads"] == 1
     assert {"step": "sft/lora", "key": found["parents"]["model"]["key"]}.items() <= found["parents"]["model"].items()
     by_title = {each["step"]: each for each in found["steps"]}
     assert len(by_title) == 25

@@ -6,19 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from models.architectures import Recurrent, build_lstm, dimensions, shape_of
+from models.architectures import build, dimensions, shape_of
 from models.baselines import unigram_losses
+from models.costs import flops_per_token, parameters
 from models.lstm import LSTMForCausalLM
-from models.memory import flops_per_token, parameters
 from models.optimizers import MuonAdamW
 
 SPECIAL = {"bos": 0, "eos": 4, "pad": 1}
 
 
 def lstm(size: int = 1, vocabulary: int = 64, seed: int = 0) -> LSTMForCausalLM:
-    shape = shape_of(size, "lstm")
-    assert isinstance(shape, Recurrent)
-    return build_lstm(shape, vocabulary=vocabulary, context=32, special=SPECIAL, seed=seed).eval()
+    return build(shape_of(size, "lstm"), vocabulary=vocabulary, context=32, special=SPECIAL, seed=seed).eval()
 
 
 def ids(rows: int = 2, length: int = 12) -> torch.Tensor:

@@ -52,7 +52,9 @@ def test_it_resumes_bit_for_bit_from_its_state() -> None:
     _train(net, optimizer, range(5))
     other = copy.deepcopy(net)
     resumed = MuonAdamW(other, lr=0.5, embedding_lr=0.5)
-    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    state = optimizer.state_dict()
+    assert len(state["state"]) == len(list(net.parameters())), "what gathers the state of shards reads it by weight"
+    resumed.load_state_dict(copy.deepcopy(state))
     _train(net, optimizer, range(5, 10))
     _train(other, resumed, range(5, 10))
     for a, b in zip(net.parameters(), other.parameters(), strict=True):

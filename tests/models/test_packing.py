@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.packing import PackedWindows, mixture_windows, read_stream, write_stream
+from models.packing import PackedWindows, mixture_windows, read_stream, read_streams, write_stream
 
 
 def test_a_stream_survives_the_disk(tmp_path: Path) -> None:
@@ -13,9 +13,33 @@ def test_a_stream_survives_the_disk(tmp_path: Path) -> None:
     assert read_stream(tmp_path / "b.bin").size == 0
 
 
-def test_an_id_beyond_16_bits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="65536 does not fit"):
-        write_stream(tmp_path / "a.bin", [65_536])
+@pytest.mark.parametrize(("vocabulary", "name", "width"), [(65_536, "a.bin", 2), (65_537, "a.bin32", 4)])
+def test_a_vocabulary_is_written_in_as_many_bits_as_it_needs(
+    vocabulary: int, name: str, width: int, tmp_path: Path
+) -> None:
+    ids = [0, 7, vocabulary - 1]
+    write_stream(tmp_path / "a.bin", ids, vocabulary=vocabulary)
+    (file,) = tmp_path.iterdir()
+    assert (file.name, file.stat().st_size) == (name, 3 * width)
+    stream = read_stream(file)
+    assert isinstance(stream, np.memmap) and stream.tolist() == ids
+
+
+def test_a_domain_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
+    write_stream(tmp_path / "v1.2.bin", [1, 2], vocabulary=100_000)
+    write_stream(tmp_path / "v1.bin", [3])
+    assert {name: stream.tolist() for name, stream in read_streams(tmp_path).items()} == {"v1": [3], "v1.2": [1, 2]}
+
+
+@pytest.mark.parametrize("wrong", [-1, 65_536])
+def test_an_id_outside_the_vocabulary_is_refused(wrong: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"from {min(0, wrong)} to {max(0, wrong)}; the vocabulary has 65,536"):
+        write_stream(tmp_path / "a.bin", [0, wrong])
+
+
+def test_a_file_of_another_kind_is_no_stream(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ends in \.bin or \.bin32"):
+        read_stream(tmp_path / "a.npy")
 
 
 def test_a_mixture_keeps_its_shares_all_the_way() -> None:
@@ -50,5 +74,9 @@ def test_windows_are_the_stream_cut_up(tmp_path: Path) -> None:
     write_stream(tmp_path / "a.bin", list(range(100)))
     windows = PackedWindows(tmp_path, {"a": 1.0, "missing": 1.0}, context=8, tokens=64)
     assert np.array_equal(windows.all_ids(), np.arange(64).reshape(8, 8))
-    item = windows[3]
-    assert item["input_ids"].tolist() == item["labels"].tolist() == list(range(24, 32))
+    assert windows.ids(3).tolist() == list(range(24, 32))
+    assert isinstance(windows.streams["a"], np.memmap) and windows.ids(3).base is not None  # nothing was copied
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    write_stream(wide / "a.bin", list(range(100)), vocabulary=100_000)
+    assert np.array_equal(PackedWindows(wide, {"a": 1.0}, context=8, tokens=64).all_ids(), windows.all_ids())

@@ -60,3 +60,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Checkpoin
 def report(tmp_path: Path) -> Callable[..., EvaluationReport]:
     """Writes an evaluation in which a share of the aligned model's answers is good."""
     return lambda share, yardstick="items-1": contest.report(tmp_path / f"report-{share}-{yardstick}", share, yardstick)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The thread count is part of what makes two trainings equal bit for bit."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

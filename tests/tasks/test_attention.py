@@ -20,7 +20,7 @@ from transformers import (
     T5Config,
 )
 
-from models.architectures import Recurrent, build_lstm, fresh_model
+from models.architectures import Recurrent, build, fresh_model
 from models.tokenizer import train_tokenizer
 from tasks import attention, attention_plots
 from tasks.attention import Request, answer
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(asked: Request) -> None
 
 def _lstm(folder: Path) -> None:
     lstm = Recurrent(hidden=32, layers=1)
-    build_lstm(lstm, vocabulary=64, context=32, special={"bos": 0, "eos": 0, "pad": 1}, seed=0).save_pretrained(folder)
+    build(lstm, vocabulary=64, context=32, special={"bos": 0, "eos": 0, "pad": 1}, seed=0).save_pretrained(folder)
 
 
 def _without_weights(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Killed with SIGKILL and started again, a stage ends with the weights of an uninterrupted run, bit for bit."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,10 @@ STAGES = ("pretrain", "sft", "reward", "rlhf")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A home in which every stage ran through, and each stage's digest."""
     home = tmp_path_factory.mktemp("whole")
-    return home, {stage: _finish(stage, home) for stage in STAGES}
+    last = _finish(STAGES[-1], home)  # with the stages before it
+    digests = {stage: _manifest(home / "store" / stage)["digest"] for stage in STAGES}
+    assert digests[STAGES[-1]] == last
+    return home, digests
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -68,7 +73,10 @@ def _finished(store: Path) -> list[Path]:
 
 
 def _resumed(store: Path) -> bool:
-    import json
+    return _manifest(store)["execution"]["resumed_from"] > 0
 
-    (manifest,) = _finished(store)
-    return json.loads(manifest.read_text())["execution"]["resumed_from"] > 0
+
+def _manifest(store: Path) -> dict[str, Any]:
+    (path,) = _finished(store)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import pages, progress, tracking
+from tasks import mlflow_store, pages, progress, tracking
 from tasks.artifacts import Artifact, Checkpoint, Forecast, RegisteredModel
 
 COMMON = {"key": "k" * 16, "digest": "d" * 64, "path": Path("/store/x"), "run_id": "r1"}
@@ -44,6 +44,18 @@ def test_a_step_shows_figures_origin_and_its_mlflow_run(shown: dict[str, str], l
 def test_without_a_server_there_is_no_link(shown: dict[str, str]) -> None:
     pages.show_step(Artifact(stage="a", name="b", **COMMON))
     assert "MLflow" not in shown["step-a/b"]
+
+
+def test_a_step_shows_its_samples_first_and_last(shown: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    rows = [
+        {"step": step, "prompt": "A <river>", "kind": "greedy", "text": f"[in|of]\nrow {step}"} for step in (1, 2, 3)
+    ]
+    (tmp_path / "log" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pages.show_step(Checkpoint(stage="pretrain", name="main", **{**COMMON, "path": tmp_path}))
+    text = shown["step-pretrain/main"]
+    assert "| 1 | greedy | A &lt;river&gt; | [in&#124;of] row 1 |" in text and "row 3" in text
+    assert "row 2" not in text
 
 
 def test_a_forecast_shows_loss_with_interval_size_and_tokens(shown: dict[str, str], linked: str) -> None:
@@ -165,4 +177,4 @@ def mlflow_like() -> Iterator[HTTPServer]:
     server.shutdown()
     server.server_close()
     tracking._experiments.pop(f"http://127.0.0.1:{server.server_port}", None)
-    tracking._ready.discard(f"http://127.0.0.1:{server.server_port}/")
+    mlflow_store._ready.discard(f"http://127.0.0.1:{server.server_port}/")

@@ -55,3 +55,22 @@ def test_a_long_validation_says_how_far_it_is(
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": f"row number {i}"}) for i in range(20)))
     examine(tmp_path / "rows.jsonl", "text", DEFAULT)
     assert re.fullmatch(r"rows\.jsonl: validates +20  [\d,]+ rows/s", caplog.messages[-1])
+
+
+ENTRY = {"step": 120, "steps": 400, "loss": 3.2141, "tokens_per_second": 9120.4, "seconds_left": 31.0}
+
+
+def test_the_mfu_stands_behind_the_tokens_and_the_label_makes_room() -> None:
+    assert progress.line("pretrain/main", ENTRY) == (
+        "pretrain/main            120/400  loss 3.214  9,120 tok/s  0:31 left"
+    )
+    with_mfu = progress.line("pretrain/main", {**ENTRY, "mfu": 0.3689})
+    assert with_mfu == "pretrain/main       120/400  loss 3.214  9,120 tok/s  37% mfu  0:31 left"
+    assert len(with_mfu) <= 72
+    assert "  0.3% mfu  " in progress.line("pretrain/main", {**ENTRY, "mfu": 0.0031})
+
+
+def test_a_line_that_would_be_too_long_has_no_mfu() -> None:
+    label = "scaling/lstm-3x160000"
+    without = progress.line(label, ENTRY)
+    assert progress.line(label, {**ENTRY, "mfu": 0.3689}) == without

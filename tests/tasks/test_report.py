@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tasks import report, steps, tracking
-from tasks.artifacts import Artifact, Checkpoint, Dataset, EvaluationReport, Forecast, RegisteredModel
+from tasks.artifacts import Artifact, Checkpoint, Dataset, EvaluationReport, Forecast, RegisteredModel, Tokenizer
 from tasks.report_page import Cell, Commands, Page, Points, Prose, Section, Table, html_page, markdown
 
 RECIPE = report.ReportRecipe(title="Describing encyclopaedia articles", model="encyclopaedia")
@@ -208,6 +208,12 @@ def data_summary():
     }
 
 
+def tokenizer_summary():
+    measures = {"bytes_per_token": 2.891, "fertility": 2.16, "split_words": 0.497, "single_bytes": 0.207}
+    by_domain = {name: {"encyclopaedia": value, "speeches": value / 2} for name, value in measures.items()}
+    return {"vocabulary": 2048, "vocabulary_used": 0.9985, **by_domain}
+
+
 def verdict():
     def check(name, value, low, high, bound, ok=True, note=""):
         return {"name": name, "value": value, "low": low, "high": high, "bound": bound, "ok": ok, "note": note}
@@ -248,6 +254,7 @@ def parts(home):
     compared = {"files": {"metrics.json": metrics()}, "seconds": 12.0}
     make = {
         "data": (Dataset, "data", "data", {"summary": data_summary(), "seconds": 21.4, "reused": True}),
+        "tokenizer": (Tokenizer, "tokenizer", "bpe", {"summary": tokenizer_summary(), "seconds": 11.6}),
         "forecast": (Forecast, "scaling", "fit", fitted),
         "base": (Checkpoint, "pretrain", "main", base),
         "sft": (Checkpoint, "sft", "lora", {"history": tuning(), "seconds": 88.2}),
@@ -284,6 +291,8 @@ def test_the_whole_report(parts, tmp_path):
     assert "200 documents, 0 stand in the training data and 2 in earlier training data (of aligned); the gate" in text
     assert "- step x is not in the store" in text
     assert "| parameters | 1,250,000 |  | 1,250,000 |" in text
+    assert "2,048 tokens, of which 100% occur in the training text." in text
+    assert "| encyclopaedia | 2.89 | 2.16 | 50% | 21% |\n| speeches | 1.45 | 1.08 | 25% | 10% |" in text
     assert "evergreen chat encyclopaedia " in text
     assert f"--backend-store-uri {tracking.uri()}" in text
     assert {p.name for p in (tmp_path / "r" / "plots").iterdir()} == {

@@ -1,7 +1,6 @@
 """What a sweep will train is planned and checked before anything is; each family learns and is compared."""
 
 import csv
-import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ from pydantic import ValidationError
 
 from flows.lifecycle import lifecycle
 from models.architectures import shape_of
-from models.memory import flops_per_token
-from tasks import cluster, pretrain, sweep_fit
+from models.costs import flops_per_token
+from tasks import cluster, sweep_fit
 from tasks.errors import UsageError
 from tasks.pretrain import PretrainRecipe
 from tasks.scaling_laws import ScalingRecipe, fit_step, point_steps, points
 from tasks.settings import Execution
-from tests import killable, tiny
 
 BASE = PretrainRecipe()
 BATCH = BASE.batch * BASE.context
@@ -71,6 +69,7 @@ def test_the_main_family_must_be_in_the_sweep() -> None:
         ({"families": ("llama", "llama")}, "families names llama 2 times"),
         ({"families": ()}, "families names none"),
         ({"families": ("gru",)}, "families"),
+        ({"families": ("llama", "bert")}, r"llama, bert learn different things \(causal, masked\)"),
         ({"sizes": (0, 2, 3)}, "sizes"),
         ({"tokens": (-5, 10_000)}, "tokens holds -5"),
         ({"sizes": (2,), "tokens": (1000, 2000, 3000, 4000, 5000)}, "sizes has one value, 2"),
@@ -132,7 +131,7 @@ def test_families_are_compared_pair_by_pair_and_at_the_budget(tmp_path: Path) ->
         )
         for point in points(recipe, BASE, 4096)
     ]  # fmt: skip
-    asked = sweep_fit.Question(recipe.candidates, recipe.compute, recipe.draws, 4096, 128)
+    asked = sweep_fit.Question(recipe.candidates, recipe.compute, recipe.draws, 4096, 128, 256)
     fitted = sweep_fit.fit_families(runs, asked, main="llama", pictures=tmp_path / "both")
     assert fitted["comparison"]["difference"]["mean"] == pytest.approx(0.1)
     assert len(fitted["comparison"]["pairs"]) == 9
@@ -152,20 +151,3 @@ def test_families_are_compared_pair_by_pair_and_at_the_budget(tmp_path: Path) ->
     rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     assert list(rows[0]) == list(sweep_fit.COLUMNS) and len(rows) == 18
     assert float(rows[-1]["loss"]) == runs[-1]["loss"] and float(rows[-1]["C"]) == runs[-1]["C"]
-
-
-@pytest.mark.slow
-def test_an_lstm_is_pre_trained_below_the_frequencies_and_loads_again() -> None:
-    from models.lstm import LSTMForCausalLM, register
-
-    recipe = killable.PRETRAIN.model_copy(update={"family": "lstm"})
-    made = pretrain.pretrain_model.fn(tiny.tokenizer(tiny.dataset()), None, recipe, tiny.EXECUTION)
-    assert made.summary["gain_over_unigram"]["low"] > 0
-    assert made.summary["family"] == "lstm"
-    register()
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(made.model)
-    assert isinstance(model, LSTMForCausalLM)
-    assert sum(p.numel() for p in model.parameters()) == made.summary["parameters"]
-    assert json.loads((made.model / "config.json").read_text())["architectures"] == ["LSTMForCausalLM"]

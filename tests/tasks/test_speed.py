@@ -25,7 +25,7 @@ def chosen(facts: speed.Facts = FACTS, **changes: Any) -> speed.Settings:
 
 def test_the_log_says_what_was_chosen_in_one_line() -> None:
     assert str(chosen()) == (
-        "cpu, bf16 autocast, eager attention, fused AdamW and Muon, no compile (below 1.0 M tokens), 1 thread, "
+        "cpu, bf16 autocast, eager attention, fused AdamW and Muon, no compile (below 5.0 M tokens), 1 thread, "
         "micro-batch 8 of 8"
     )
     on_gpu = replace(FACTS, device="cuda", threads=4)

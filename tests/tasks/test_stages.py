@@ -130,16 +130,3 @@ def test_a_batch_of_eight_is_eight_accumulated_batches_of_one(run: dict[str, Any
             (model(input_ids=ids, labels=ids).loss / len(parts)).backward()
         gradients.append(model.model.layers[0].mlp.up_proj.weight.grad)
     assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
-
-
-def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    assert training.newest_checkpoint(tmp_path) is None
-    torn = tmp_path / "checkpoint-20"
-    whole = tmp_path / "checkpoint-10"
-    for folder in (torn, whole):
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(b"x" * 10)
-    (whole / "complete.json").write_text(json.dumps({"model.safetensors": 10}))
-    (torn / "complete.json").write_text(json.dumps({"model.safetensors": 99}))
-    assert training.newest_checkpoint(tmp_path) == whole
-    assert not torn.exists()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from models.architectures import Recurrent, build_lstm
+from models.architectures import Recurrent, build
 from tasks import notes, pretrain, step_memory, steps, tracking
 from tests import killable, tiny
 from tests.short_training import SPECIAL, fresh, same_weights, train
@@ -41,7 +41,7 @@ def test_a_training_of_two_steps_has_nothing_to_measure(tmp_path: Path) -> None:
 def test_without_a_forecast_the_measurement_stands_alone(tmp_path: Path) -> None:
     settings = train(tmp_path, steps=1).settings
     shape = Recurrent(hidden=32, layers=1)
-    lstm = build_lstm(shape, vocabulary=64, context=32, special=SPECIAL, seed=0)
+    lstm = build(shape, vocabulary=64, context=32, special=SPECIAL, seed=0)
     assert step_memory.forecast(lstm, settings, context=32) is None
     assert step_memory.forecast(fresh(), settings, context=32) is not None
     assert step_memory.compared(None, 5) == {"measured_bytes": 5}

@@ -3,10 +3,12 @@ import gc
 import json
 import multiprocessing
 import os
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict
 
@@ -152,6 +154,23 @@ def test_a_home_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "file"))
     with pytest.raises(StoreError, match="EVERGREEN_HOME"):
         materialise(_step(), Artifact, _build)
+
+
+def test_weights_that_the_disk_refuses_are_named_though_safetensors_raises_no_oserror() -> None:
+    from safetensors.numpy import save_file
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            save_file({"weight": np.zeros(100_000)}, folder / "model.safetensors")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        return {}
+
+    with pytest.raises(StoreError, match=r"cannot write .*ulimit -f"):
+        materialise(_step(), Artifact, build)
 
 
 def _counted(home: str, uri: str, count: Any) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tasks import tracking
+from tasks import mlflow_store, tracking
 from tasks.errors import TrackingError
 from tasks.settings import ROOT
 
@@ -130,7 +130,7 @@ def test_a_deleted_experiment_is_named(monkeypatch):
 
 
 def test_loggers_are_as_they_were():
-    with tracking.quiet():
+    with mlflow_store.quiet():
         assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.INFO)
     assert logging.getLogger("mlflow").level != logging.ERROR
 

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from tasks import progress, workers
+from tasks import workers
 from tasks.errors import TrainingInterruptedError
 
 
@@ -49,7 +49,7 @@ def test_a_worker_that_came_to_life_during_the_interrupt_is_ended_too() -> None:
     workers._interrupted.set()  # the handler has run, and saw no process yet
     try:
         with pytest.raises(BrokenProcessPool):
-            workers._wait(future, progress.Meter("sleep", None).update)
+            workers._wait(future)
     finally:
         workers._interrupted.clear()
     assert time.monotonic() - started < 30, "the worker slept to its end"
