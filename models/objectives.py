@@ -47,9 +47,14 @@ class Causal:
     name: Name = "causal"
 
     def example(self, ids_T: np.ndarray, number: int) -> Example:
-        """`input_ids`, `labels` and, with documents apart, `position_ids` from 0 in each; all of shape (T,)."""
+        """`input_ids`, `labels` and, with documents apart, `position_ids` from 0 in each; all of shape (T,).
+
+        Nothing predicts the first token, so its label is -100: the Trainer counts labels, and knows only of some models
+        that they leave the first one out.
+        """
         ids = ids_T.astype(np.int64)
-        return {"input_ids": ids, "labels": ids, **_positions(ids, self.begin, self.apart)}
+        labels = np.append(IGNORED, ids[1:])
+        return {"input_ids": ids, "labels": labels, **_positions(ids, self.begin, self.apart)}
 
     def batch(self, examples: Sequence[Example]) -> dict[str, Any]:
         """With documents apart no cache: beside one, transformers does not look for documents in the positions."""
