@@ -67,6 +67,19 @@ def test_a_packed_document_is_read_as_if_it_stood_alone(words: Any, family: Fami
     assert torch.equal(packed, clean(np.concatenate([other, second]))[20:])
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", APART)
+def test_documents_are_kept_apart_in_bf16_too(words: Any, family: Family, attention: str) -> None:
+    tokenizer = with_added_tokens(copy.deepcopy(words), family, CONTEXT)
+    model = fresh_model(1, tokenizer, seed=0, family=family).to(torch.bfloat16)
+    model.set_attn_implementation(attention)
+    objective = objective_of(model, tokenizer, seed=0)
+    first, second = document(20, words.eos_token_id, 1), document(12, words.eos_token_id, 2)
+    other = document(20, words.eos_token_id, 3)
+    one, two = (_plain(model, objective, np.concatenate([each, second])) for each in (first, other))
+    assert objective.apart and torch.equal(one[20:], two[20:]) and not torch.equal(one[:20], two[:20])
+
+
 @pytest.mark.parametrize("family", [*APART, "bloom", "lstm"])
 def test_joined_documents_see_each_other(words: Any, family: Family) -> None:
     model, objective = parts(words, family, apart=False)
