@@ -54,10 +54,10 @@ def arguments(
 
 
 def _has_bf16(on_cpu: bool) -> bool:
-    """CPUs without bf16 instructions emulate it, many times slower than fp32."""
+    """Processors without bf16 instructions emulate it, many times slower than fp32."""
     import torch
 
-    return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def run(

@@ -100,6 +100,21 @@ def test_what_was_chosen_is_recorded_for_a_reproduction() -> None:
     assert machine.differences(before, now) == ["micro_batch 8 -> 4", "checkpointing False -> True"]
 
 
+def test_what_a_group_of_processes_has_read_from_files_is_free(tmp_path: Path) -> None:
+    for name, text in (("max", "1000\n"), ("current", "900\n"), ("stat", "anon 300\ninactive_file 550\nslab 9\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert speed._left_in(tmp_path) == 650
+    (tmp_path / "memory.max").write_text("max\n")
+    with pytest.raises(ValueError, match="max"):
+        speed._left_in(tmp_path)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"execution\.device is cuda, and torch sees no GPU: set it to auto"):
+        speed.facts_of(Execution(device="cuda"))
+
+
 def test_a_smaller_micro_batch_gives_the_same_losses(tmp_path: Path) -> None:
     whole, parts = (train(tmp_path / str(size), micro_batch=size) for size in (8, 2))
     assert parts.losses == pytest.approx(whole.losses, abs=2e-5)
