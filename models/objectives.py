@@ -164,9 +164,12 @@ def loss(
     return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def example_losses(model: nn.Module, data: Examples, *, size: int = 0) -> np.ndarray:
-    """Mean loss of each example in nats per label, shape (examples,), in batches of `size`; 0: `held_out_batch`."""
+    """Mean loss of each example in nats per label, shape (examples,), in batches of `size`; 0: `held_out_batch`.
+
+    Not in inference mode: a model may be trained afterwards, and what it caches there could not be trained through.
+    """
     model.eval()
     objective = data.objective
     size = size or held_out_batch(model, data)
