@@ -32,7 +32,7 @@ class ScalingRecipe(BaseModel):
     design: Literal["grid", "isoflop"] = Field(
         "grid", description="grid: every size takes each of `tokens`. isoflop: every size spends each of `budgets`."
     )
-    families: tuple[Family, ...] = Field(("llama",), description="Which models are swept, all of one objective.")
+    families: tuple[Family, ...] = Field(("llama",), description="Which models are swept: one or two, of one objective.")
     sizes: tuple[Size, ...] = Field((2, 3, 4), description="Dial settings of the small runs.")
     tokens: tuple[int, ...] = Field(
         (40_000, 80_000, 160_000), description="Tokens of the small runs of a grid; every size takes each."
@@ -59,7 +59,12 @@ class ScalingRecipe(BaseModel):
         for name in ("families", "sizes", self.axis):
             _refuse_twice(name, getattr(self, name))
         if not self.families:
-            raise ValueError("families names none: give one or more, such as llama and lstm")
+            raise ValueError("families names none: give one or two, such as llama and lstm")
+        if len(self.families) > 2:
+            raise ValueError(
+                f"families names {len(self.families)}, and a sweep compares two at most: leave out all but two of "
+                f"{', '.join(self.families)}"
+            )
         if len({OBJECTIVES[family] for family in self.families}) > 1:
             raise ValueError(
                 f"families {', '.join(self.families)} learn different things ("
