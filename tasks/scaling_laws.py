@@ -32,7 +32,7 @@ class ScalingRecipe(BaseModel):
     design: Literal["grid", "isoflop"] = Field(
         "grid", description="grid: every size takes each of `tokens`. isoflop: every size spends each of `budgets`."
     )
-    families: tuple[Family, ...] = Field(("llama",), description="Which models are swept: one or two, of one objective.")
+    families: tuple[Family, ...] = Field(("llama",), description="The models swept: one or two, of one objective.")
     sizes: tuple[Size, ...] = Field((2, 3, 4), description="Dial settings of the small runs.")
     tokens: tuple[int, ...] = Field(
         (40_000, 80_000, 160_000), description="Tokens of the small runs of a grid; every size takes each."
