@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -103,9 +104,10 @@ def model_of(size: int, context: int) -> Any:
 
 
 def ours(model: Any, optimizer: Any, windows: Any, settings: Any, folder: Path, clock: Clock) -> None:
-    """The Trainer as tasks/pretrain.py drives it, with its callbacks."""
+    """The Trainer as tasks/pretrain_worker.py drives it, with the callbacks of every training."""
     from transformers import TrainerCallback, TrainingArguments
 
+    from models import objectives
     from tasks import speed, training
 
     class Ticks(TrainerCallback):
@@ -116,9 +118,12 @@ def ours(model: Any, optimizer: Any, windows: Any, settings: Any, folder: Path, 
         folder, seed=1, device=settings.device, steps=len(windows) // settings.batch, batch=settings.batch,
         learning_rate=1e-3,
     ) | settings.arguments() | {"save_strategy": "no"}  # fmt: skip
+    objective = objectives.Causal(begin=1, apart=False)
     trainer = speed.trainer_class(settings)(
-        model, TrainingArguments(**arguments), optimizers=(optimizer, None), train_dataset=windows
-    )
+        model, TrainingArguments(**arguments), optimizers=(optimizer, None), data_collator=objective.batch,
+        train_dataset=objectives.Examples(windows, objective),
+        compute_loss_func=partial(objectives.loss, shifted=True),
+    )  # fmt: skip
     trainer.add_callback(Ticks())
     training.run(trainer, folder, tokens_per_step=settings.batch * windows.context)
 
