@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.architectures import OBJECTIVES, Family, added_tokens, shape_of
 from models.costs import flops_per_token
-from tasks import pages, pretrain, steps, sweep_fit, workers
+from tasks import pages, pretrain, steps, sweep_fit, training, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import UsageError
 from tasks.law_fit import finite
@@ -32,7 +32,7 @@ class ScalingRecipe(BaseModel):
     design: Literal["grid", "isoflop"] = Field(
         "grid", description="grid: every size takes each of `tokens`. isoflop: every size spends each of `budgets`."
     )
-    families: tuple[Family, ...] = Field(("llama",), description="Which models are swept: one or two, of one objective.")
+    families: tuple[Family, ...] = Field(("llama",), description="Which models are swept: one or two of one objective.")
     sizes: tuple[Size, ...] = Field((2, 3, 4), description="Dial settings of the small runs.")
     tokens: tuple[int, ...] = Field(
         (40_000, 80_000, 160_000), description="Tokens of the small runs of a grid; every size takes each."
@@ -190,7 +190,9 @@ def train_point(tokenizer: Tokenizer, this: steps.Step, execution: Execution) ->
 
     def build(folder: Path) -> dict[str, Any]:
         assert isinstance(this.recipe, PretrainRecipe)
-        return pretrain.train(this, tokenizer, folder, this.recipe, execution.on_one_device)
+        figures = pretrain.train(this, tokenizer, folder, this.recipe, execution.on_one_device)
+        training.finish(folder)
+        return figures
 
     with workers.turn(execution.processes):
         return steps.materialise(this, Checkpoint, build, resumable=True)

@@ -38,7 +38,7 @@ def train(
     vocabulary: int = VOCABULARY, stock: bool = False, watched: bool = False, save_steps: int = 0, spare: int = 0,
     **execution: Any,
 ) -> Trained:  # fmt: skip
-    """With `stock` Hugging Face's own Trainer and accelerate's autocast instead of ours; `spare` windows are left over."""
+    """With `stock` Hugging Face's own Trainer and accelerate's autocast instead of ours; `spare` windows are left."""
     apply_threads(1)  # two threads that other programs keep waiting may add in another order
     model = fresh(context, vocabulary)
     chosen = Execution(**{"threads": 1, "processes": 1, "device": "cpu", "compile": "off", **execution})
