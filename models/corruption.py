@@ -66,7 +66,8 @@ def spans(
     length, counts = len(ids_T), counts_of(len(ids_T))
     if counts.spans > len(sentinels):
         raise ValueError(
-            f"a window of {length} tokens has {counts.spans} spans, and there are {len(sentinels)} sentinels"
+            f"a window of {length} tokens has {counts.spans} spans, and there are {len(sentinels)} sentinels: give a "
+            "shorter context"
         )
     kept = _divided(length - counts.noise, counts.spans, generator)
     taken = _divided(counts.noise, counts.spans, generator)

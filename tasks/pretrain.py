@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.architectures import DECODERS, OBJECTIVES, Family
-from tasks import forecasts, forgetting, imported, pages, parallel, steps, workers
+from tasks import forecasts, forgetting, imported, pages, parallel, steps, training, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
@@ -119,6 +119,7 @@ def pretrain_model(
     def build(folder: Path) -> dict[str, Any]:
         _warn_of_missing(recipe.mixture, tokenizer)
         figures = train(this, tokenizer, folder, resolved(recipe, forecast), execution)
+        training.finish(folder)
         return {**figures, **(_scored(figures["loss"], forecast) if as_forecast else {})}
 
     made = steps.materialise(this, Checkpoint, build, resumable=True)
@@ -191,6 +192,7 @@ def continue_model(
         first = {name: figures.pop(name) for name in ("loss_before", "loss")}
         if earlier:
             first["earlier"] = forgetting.measure(start.model, folder / "model", earlier, over, execution)
+        training.finish(folder)
         return {**first, "learning_rate": over.learning_rate, **figures}
 
     made = steps.materialise(this, Checkpoint, build, resumable=True)
@@ -211,6 +213,15 @@ def _warn_of_missing(mixture: Mapping[str, float], tokenizer: Tokenizer) -> None
         )
     elif missing:
         logger.warning("the data lacks %s of pretrain.mixture; its other domains are used", ", ".join(missing))
+
+
+def _require_positions(recipe: PretrainRecipe, positions: int, start: Path | None) -> None:
+    """Fresh models have as many as the tokenizer's longest sequence; the other families only reckon with them."""
+    if start is None and recipe.family in ("gpt2", "bert") and recipe.context > positions:
+        raise UsageError(
+            f"pretrain.context is {recipe.context}, and a {recipe.family} for this tokenizer learns {positions} "
+            f"positions: set pretrain.context={positions} or less, or train a tokenizer with a larger tokenizer.context"
+        )
 
 
 def _scored(loss: float, forecast: Forecast | None) -> dict[str, Any]:
@@ -247,8 +258,10 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Trains in a worker process with one thread: two of them side by side are faster than one with two threads.
 
-    From fresh weights, or from those in the folder `start`. Raises SourceError where the text is too short.
+    From fresh weights, or from those in the folder `start`. Raises SourceError where the text is too short, and
+    UsageError where a window is longer than the positions that a fresh model learns.
     """
+    _require_positions(recipe, tokenizer.summary["context"], start)
     for split in ("train", "validation"):
         longest = max(tokenizer.summary["tokens"].get(split, {}).values(), default=0)
         if longest < recipe.context:

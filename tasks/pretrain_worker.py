@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def train(
     tokens: Path, folder: Path, recipe: PretrainRecipe, execution: Execution, start: Path | None
 ) -> dict[str, Any]:
-    """From fresh weights or, with `start`, from those of a saved model; its tokenizer is the one of the tokens."""
+    """From fresh weights or, with `start`, from those of a saved model; its tokenizer is the one of the tokens.
+
+    The checkpoints stay until all that belongs to the step is done: `training.finish`.
+    """
     from transformers import AutoTokenizer
 
     from models import architectures, objectives
@@ -54,7 +57,6 @@ def train(
     parallel.save(trainer, model, folder / "model")
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(folder / "model")
-        training.finish(folder)
     total = sum(p.numel() for p in model.parameters())
     return {
         **figures,

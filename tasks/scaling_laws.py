@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.architectures import OBJECTIVES, Family, added_tokens, shape_of
 from models.costs import flops_per_token
-from tasks import pages, pretrain, steps, sweep_fit, workers
+from tasks import pages, pretrain, steps, sweep_fit, training, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import UsageError
 from tasks.law_fit import finite
@@ -190,7 +190,9 @@ def train_point(tokenizer: Tokenizer, this: steps.Step, execution: Execution) ->
 
     def build(folder: Path) -> dict[str, Any]:
         assert isinstance(this.recipe, PretrainRecipe)
-        return pretrain.train(this, tokenizer, folder, this.recipe, execution.on_one_device)
+        figures = pretrain.train(this, tokenizer, folder, this.recipe, execution.on_one_device)
+        training.finish(folder)
+        return figures
 
     with workers.turn(execution.processes):
         return steps.materialise(this, Checkpoint, build, resumable=True)

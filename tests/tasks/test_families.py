@@ -63,3 +63,10 @@ def test_another_decoder_is_fine_tuned(family: Family, tmp_path: Path) -> None:
 def test_what_cannot_write_on_is_refused_where_it_would_have_to(family: Family) -> None:
     with pytest.raises(UsageError, match=rf"family is {family}, .*=llama, gpt2, bloom or palm"):
         pretrain.require_decoder(family)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_a_window_longer_than_the_learnt_positions_is_refused(family: Family) -> None:
+    recipe = RECIPE.model_copy(update={"family": family, "context": 128})
+    with pytest.raises(UsageError, match=rf"context is 128, and a {family} for this tokenizer learns 96 positions"):
+        pretrain.pretrain_model.fn(tiny.tokenizer(tiny.dataset()), None, recipe, tiny.EXECUTION)
