@@ -114,7 +114,9 @@ def facts_of(execution: Execution) -> Facts:
             "that is built for CUDA"
         )
     on_cpu = execution.device == "cpu" or not torch.cuda.is_available()
-    free = _free_bytes() // (execution.processes * parallel.world()) if on_cpu else torch.cuda.mem_get_info()[0]
+    free = (
+        _free_bytes() // (execution.processes * parallel.world()) if on_cpu else _free_on_gpu() // execution.processes
+    )
     threads = torch.get_num_threads()
     return Facts("cpu" if on_cpu else "cuda", _has_bf16(on_cpu), not on_cpu or _compiles(), threads, int(free))
 
@@ -228,6 +230,12 @@ def trainer_class(settings: Settings) -> Any:
             return 0
 
     return LeanTrainer
+
+
+def _free_on_gpu() -> int:
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0])
 
 
 def _free_bytes() -> int:
