@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -79,14 +80,18 @@ def measured(way: str, options: argparse.Namespace) -> dict[str, Any]:
             context=options.context, tokens=count,
         )  # fmt: skip
         model = settings.prepare(model).to(settings.device)
-        optimizer = MuonAdamW(model, lr=1e-3, embedding_lr=1e-3)
+        muon = options.optimizer == "muon"
+        optimizer: torch.optim.Optimizer = (
+            MuonAdamW(model, lr=1e-3, embedding_lr=1e-3) if muon
+            else torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+        )  # fmt: skip
         clock = Clock(settings.device)
         run = ours if way == "ours" else plain
         run(model, optimizer, windows, settings, folder, clock)
     peak = peak_flops(settings)
     used = {name: flops_per_token(model, options.context) * rate for name, rate in clock.rates(tokens).items()}
     return {**clock.rates(tokens), "mfu": used["cpu" if settings.device == "cpu" else "wall"] / peak,
-            "settings": str(settings)}  # fmt: skip
+            "settings": f"{settings} ({options.optimizer})"}  # fmt: skip
 
 
 def model_of(size: int, context: int) -> Any:
@@ -99,9 +104,10 @@ def model_of(size: int, context: int) -> Any:
 
 
 def ours(model: Any, optimizer: Any, windows: Any, settings: Any, folder: Path, clock: Clock) -> None:
-    """The Trainer as tasks/pretrain.py drives it, with its callbacks."""
+    """The Trainer as tasks/pretrain_worker.py drives it, with the callbacks of every training."""
     from transformers import TrainerCallback, TrainingArguments
 
+    from models import objectives
     from tasks import speed, training
 
     class Ticks(TrainerCallback):
@@ -112,9 +118,12 @@ def ours(model: Any, optimizer: Any, windows: Any, settings: Any, folder: Path, 
         folder, seed=1, device=settings.device, steps=len(windows) // settings.batch, batch=settings.batch,
         learning_rate=1e-3,
     ) | settings.arguments() | {"save_strategy": "no"}  # fmt: skip
+    objective = objectives.Causal(begin=1, apart=False)
     trainer = speed.trainer_class(settings)(
-        model, TrainingArguments(**arguments), optimizers=(optimizer, None), train_dataset=windows
-    )
+        model, TrainingArguments(**arguments), optimizers=(optimizer, None), data_collator=objective.batch,
+        train_dataset=objectives.Examples(windows, objective),
+        compute_loss_func=partial(objectives.loss, shifted=True),
+    )  # fmt: skip
     trainer.add_callback(Ticks())
     training.run(trainer, folder, tokens_per_step=settings.batch * windows.context)
 
@@ -235,9 +244,7 @@ def table(found: list[dict[str, Any]]) -> str:
             rates = ", ".join(f"{kind} {_spread([t[way][kind] for t in turns], ',.0f')}" for kind in ("cpu", "wall"))
             mfu = [t[way]["mfu"] for t in turns if "mfu" in t[way]]
             lines.append(f"  {way:<6} tok/s {rates}" + (f", MFU {_spread(mfu, '.1%')}" if mfu else ""))
-        for way in list(turns[0])[1:] if "plain" in turns[0] else []:
-            if way == "ours":
-                continue
+        for way in sorted(turns[0].keys() - {"ours"}):
             ratios = ", ".join(
                 f"{kind} {_spread([t['ours'][kind] / t[way][kind] for t in turns], '.3f')}" for kind in ("cpu", "wall")
             )
@@ -249,7 +256,7 @@ def _spread(values: list[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-SHARED = ("steps", "batch", "context", "threads", "device", "precision", "compile")
+SHARED = ("steps", "batch", "context", "threads", "device", "precision", "compile", "optimizer")
 
 
 def parsed() -> argparse.Namespace:
@@ -263,6 +270,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "bf16-autocast"))
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
+    parser.add_argument("--optimizer", default="muon", choices=("muon", "adamw"), help="muon: as pre-training takes it")
     parser.add_argument("--command", help="another program that trains as large a model on as many tokens a step")
     parser.add_argument("--pattern", default="(?P<ms>[0-9.]+)ms", help="a regular expression for its report, with a "
                         "group called ms or s (of an iteration) or rate (tokens per second)")  # fmt: skip

@@ -40,8 +40,8 @@ def masked(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Input and labels of masked language modelling (Devlin et al. 2019, 1810.04805, section 3.1), both of shape (T,).
 
-    15% of the tokens are to be predicted, special ones never: 80% of these are replaced by `mask`, 10% by a token drawn
-    from the `vocabulary` below `mask`, 10% stay. A window of special tokens alone gives no labels.
+    15% of the tokens are to be predicted, special ones never: 80% of these are replaced by `mask`, 10% by any of the
+    `vocabulary`, 10% stay. A window of special tokens alone gives no labels.
     """
     open_ = np.flatnonzero(~np.isin(ids_T, list(special)))
     chosen = generator.permutation(open_)[: max(1, round(NOISE * len(ids_T)))]
@@ -66,7 +66,8 @@ def spans(
     length, counts = len(ids_T), counts_of(len(ids_T))
     if counts.spans > len(sentinels):
         raise ValueError(
-            f"a window of {length} tokens has {counts.spans} spans, and there are {len(sentinels)} sentinels"
+            f"a window of {length} tokens has {counts.spans} spans, and there are {len(sentinels)} sentinels: give a "
+            "shorter context"
         )
     kept = _divided(length - counts.noise, counts.spans, generator)
     taken = _divided(counts.noise, counts.spans, generator)

@@ -47,9 +47,14 @@ class Causal:
     name: Name = "causal"
 
     def example(self, ids_T: np.ndarray, number: int) -> Example:
-        """`input_ids`, `labels` and, with documents apart, `position_ids` from 0 in each; all of shape (T,)."""
+        """`input_ids`, `labels` and, with documents apart, `position_ids` from 0 in each; all of shape (T,).
+
+        Nothing predicts the first token, so its label is -100: the Trainer counts labels, and knows only of some models
+        that they leave the first one out.
+        """
         ids = ids_T.astype(np.int64)
-        return {"input_ids": ids, "labels": ids, **_positions(ids, self.begin, self.apart)}
+        labels = np.append(IGNORED, ids[1:])
+        return {"input_ids": ids, "labels": labels, **_positions(ids, self.begin, self.apart)}
 
     def batch(self, examples: Sequence[Example]) -> dict[str, Any]:
         """With documents apart no cache: beside one, transformers does not look for documents in the positions."""
@@ -58,7 +63,10 @@ class Causal:
 
 @dataclass(frozen=True)
 class Masked:
-    """Tokens that a mask hides are predicted from both sides, as in BERT. `vocabulary`: the tokens of the data."""
+    """Tokens that a mask hides are predicted from both sides, as in BERT. `vocabulary`: the tokens of the tokenizer.
+
+    `dtype` is that of the model's weights: eager attention adds the mask of the documents to products in it.
+    """
 
     mask: int
     special: frozenset[int]
@@ -66,9 +74,7 @@ class Masked:
     begin: int
     apart: bool
     seed: int
-    dtype: torch.dtype = (
-        torch.float32
-    )  # of the model's weights: an additive mask of another one would change the scores
+    dtype: torch.dtype = torch.float32
     name: Name = "masked"
 
     def example(self, ids_T: np.ndarray, number: int) -> Example:
@@ -135,9 +141,8 @@ def objective_of(model: nn.Module, tokenizer: Any, *, seed: int, apart: bool = T
         if tokenizer.mask_token_id is None:
             raise ValueError(f"the tokenizer of this {config.model_type} has no mask token: masked modelling needs one")
         special = frozenset(tokenizer.all_special_ids)
-        return Masked(
-            tokenizer.mask_token_id, special, len(tokenizer), begin, apart and keeps_apart(model), seed, _dtype(model)
-        )
+        apart = apart and keeps_apart(model)
+        return Masked(tokenizer.mask_token_id, special, len(tokenizer), begin, apart, seed, model.dtype)
     return Causal(begin, apart and keeps_apart(model))
 
 
@@ -159,9 +164,12 @@ def loss(
     return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def example_losses(model: nn.Module, data: Examples, *, size: int = 0) -> np.ndarray:
-    """Mean loss of each example in nats per label, shape (examples,), in batches of `size`; 0: `held_out_batch`."""
+    """Mean loss of each example in nats per label, shape (examples,), in batches of `size`; 0: `held_out_batch`.
+
+    Not in inference mode: a model may be trained afterwards, and what it caches there could not be trained through.
+    """
     model.eval()
     objective = data.objective
     size = size or held_out_batch(model, data)
@@ -209,7 +217,7 @@ def keeps_apart(model: nn.Module) -> bool:
         "input_ids": (positions + 1) % model.config.get_text_config().vocab_size,
         "position_ids": positions,
     }
-    inputs |= {"attention_mask": _blocks(positions, _dtype(model))} if _is_masked(model) else {"use_cache": False}
+    inputs |= {"attention_mask": _blocks(positions, model.dtype)} if _is_masked(model) else {"use_cache": False}
     training, handle = model.training, model.get_input_embeddings().register_forward_hook(embedded)
     try:
         with torch.enable_grad():
@@ -238,12 +246,8 @@ def _stacked(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.stack([each[name] for each in examples])) for name in examples[0]}
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(model.parameters()).dtype
-
-
 def _blocks(positions_BT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """An additive mask of shape (B, 1, T, T): 0 within a document, the lowest number there is between two."""
     document_BT = (positions_BT == 0).cumsum(dim=1)
     same = document_BT[:, None, :, None] == document_BT[:, None, None, :]
-    return torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill_(~same, torch.finfo(dtype).min)
+    return torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill(~same, torch.finfo(dtype).min)

@@ -1,6 +1,6 @@
 """Muon for the matrices, AdamW for the rest, as one optimizer that a Trainer can drive and checkpoint."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,8 +63,3 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     head = inside.get_output_embeddings() if inside is not None else None
     apart = tables if head is None else tables | {id(head.weight)}
     return [p for p in model.parameters() if p.requires_grad and p.ndim == 2 and id(p) not in apart]
-
-
-def trainable(parameters: Iterable[nn.Parameter]) -> int:
-    """Number of parameters that a step changes."""
-    return sum(p.numel() for p in parameters if p.requires_grad)

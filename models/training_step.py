@@ -84,7 +84,7 @@ def optimizer_of(model: nn.Module, step: Step) -> torch.optim.Optimizer:
 def forward_backward(model: nn.Module, ids: torch.Tensor, step: Step) -> None:
     more: dict[str, torch.Tensor] = {"position_ids": _positions(ids)} if step.documents else {}
     if step.documents and type(model).__name__.endswith("ForMaskedLM"):  # it reads its mask from nowhere else
-        more["attention_mask"] = torch.zeros(step.batch, 1, step.sequence, step.sequence)
+        more["attention_mask"] = torch.zeros(step.batch, 1, step.sequence, step.sequence, dtype=model.dtype)
     labels = ids
     if model.config.is_encoder_decoder:  # of a window, it reads what is left and writes what was taken out
         counts = counts_of(step.sequence)

@@ -106,7 +106,7 @@ def peak(args: Any, bf16: bool) -> float | None:
             logger.warning("no MFU is logged: %s", error)
         _said.add(str(error))
         return None
-    return each * args.world_size * max(1, args.n_gpu)
+    return each * args.world_size
 
 
 def flops_per_token(model: Any, *, inputs: int, targets: int = 0) -> float | None:

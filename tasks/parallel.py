@@ -64,9 +64,13 @@ FSDP = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STA
 def prepare(trainer: Any, resume: Path | None) -> None:
     """Holds a Trainer to what was asked for: at its start it raises UsageError if its model is wrapped otherwise.
 
-    Raises UsageError too for a checkpoint that was saved under another sharding.
+    One process trains on one device. Raises UsageError too for a checkpoint that was saved under another sharding.
     """
     from transformers import TrainerCallback
+
+    # beside other GPUs the Trainer would take them all (DataParallel), and as many times the batch
+    trainer.args._n_gpu = min(1, trainer.args.n_gpu)
+    trainer._train_batch_size = trainer.args.train_batch_size
 
     class Check(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

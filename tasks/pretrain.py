@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.architectures import DECODERS, OBJECTIVES, Family
-from tasks import forecasts, forgetting, imported, pages, parallel, steps, workers
+from tasks import forecasts, forgetting, imported, pages, parallel, steps, training, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
@@ -119,6 +119,7 @@ def pretrain_model(
     def build(folder: Path) -> dict[str, Any]:
         _warn_of_missing(recipe.mixture, tokenizer)
         figures = train(this, tokenizer, folder, resolved(recipe, forecast), execution)
+        training.finish(folder)
         return {**figures, **(_scored(figures["loss"], forecast) if as_forecast else {})}
 
     made = steps.materialise(this, Checkpoint, build, resumable=True)
@@ -191,6 +192,7 @@ def continue_model(
         first = {name: figures.pop(name) for name in ("loss_before", "loss")}
         if earlier:
             first["earlier"] = forgetting.measure(start.model, folder / "model", earlier, over, execution)
+        training.finish(folder)
         return {**first, "learning_rate": over.learning_rate, **figures}
 
     made = steps.materialise(this, Checkpoint, build, resumable=True)
@@ -213,6 +215,18 @@ def _warn_of_missing(mixture: Mapping[str, float], tokenizer: Tokenizer) -> None
         logger.warning("the data lacks %s of pretrain.mixture; its other domains are used", ", ".join(missing))
 
 
+def require_positions(recipe: PretrainRecipe, positions: int) -> None:
+    """Raises UsageError for a window longer than the positions that a fresh model learns; others only reckon with them.
+
+    Fresh models have as many as the tokenizer's longest sequence.
+    """
+    if recipe.family in ("gpt2", "bert") and recipe.context > positions:
+        raise UsageError(
+            f"pretrain.context is {recipe.context}, and a {recipe.family} for this tokenizer learns {positions} "
+            f"positions: set pretrain.context={positions} or less, or train a tokenizer with a larger tokenizer.context"
+        )
+
+
 def _scored(loss: float, forecast: Forecast | None) -> dict[str, Any]:
     """The forecast that was made before the run, held against what the run gave."""
     assert forecast is not None
@@ -227,15 +241,6 @@ def require_decoder(family: str) -> None:
         raise UsageError(
             f"the model's family is {family}, which is for sweeps and pre-training alone: fine-tuning and what follows "
             f"it needs a decoder (pretrain.family={', '.join(DECODERS[:-1])} or {DECODERS[-1]})"
-        )
-
-
-def require_positions(recipe: PretrainRecipe, positions: int) -> None:
-    """Raises UsageError for windows that are longer than what a model with this tokenizer takes."""
-    if recipe.context > positions:
-        raise UsageError(
-            f"pretrain.context is {recipe.context} and tokenizer.context {positions}, the most positions of a model: "
-            f"set pretrain.context to {positions} or less, or train a tokenizer with a larger context"
         )
 
 
@@ -257,9 +262,9 @@ def train(
     """Trains in a worker process with one thread: two of them side by side are faster than one with two threads.
 
     From fresh weights, or from those in the folder `start`. Raises SourceError where the text is too short, and
-    UsageError where windows are longer than a fresh model has positions.
+    UsageError where a window is longer than the positions that a fresh model learns.
     """
-    if not start:
+    if start is None:
         require_positions(recipe, tokenizer.summary["context"])
     for split in ("train", "validation"):
         longest = max(tokenizer.summary["tokens"].get(split, {}).values(), default=0)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def train(
     tokens: Path, folder: Path, recipe: PretrainRecipe, execution: Execution, start: Path | None
 ) -> dict[str, Any]:
-    """From fresh weights or, with `start`, from those of a saved model; its tokenizer is the one of the tokens."""
+    """From fresh weights or, with `start`, from those of a saved model; its tokenizer is the one of the tokens.
+
+    The checkpoints stay until all that belongs to the step is done: `training.finish`.
+    """
     from transformers import AutoTokenizer
 
     from models import architectures, objectives
@@ -37,8 +40,8 @@ def train(
     model = settings.prepare(model)
     objective = objectives.objective_of(model, tokenizer, seed=recipe.seed, apart=recipe.documents == "apart")
     data = {split: _examples(tokens / "tokens" / split, recipe, objective) for split in ("train", "validation")}
-    before = {"loss_before": _mean_loss(model, data["validation"])} if start else {}
     trainer = _trainer(model, data, folder, recipe, execution, settings)
+    before = {"loss_before": _mean_loss(model, data["validation"])} if start else {}  # on the Trainer's device
     watch = None
     if recipe.evaluations:
         trainer.add_callback(_sampler(folder, tokenizer, data["validation"], recipe.context))
@@ -50,11 +53,10 @@ def train(
     )  # fmt: skip
     figures["execution"] |= settings.record() | (watch.figures() if watch else {})
     loss = trainer.evaluate()["eval_loss"]
-    baselines = _baselines(model, data, len(tokenizer)) if recipe.evaluations else {}
+    baselines = _baselines(model, data, max(tokenizer.get_vocab().values()) + 1) if recipe.evaluations else {}
     parallel.save(trainer, model, folder / "model")
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(folder / "model")
-        training.finish(folder)
     total = sum(p.numel() for p in model.parameters())
     return {
         **figures,
@@ -112,16 +114,13 @@ def _examples(folder: Path, recipe: PretrainRecipe, objective: "Objective") -> "
 def _sampler(folder: Path, tokenizer: Any, held_out: "Examples", context: int) -> Any:
     """The callback that shows what the model says: it continues documents, or fills what was taken out of windows."""
     from models.objectives import Causal, Span
-    from models.samples import PROMPTS
     from tasks import samples
 
     objective = held_out.objective
     if isinstance(objective, Causal):
         return samples.continuing(folder, tokenizer, held_out.windows.streams, begin=objective.begin, longest=context)
-    return samples.sampler(
-        folder, tokenizer, [held_out[i] for i in range(min(PROMPTS, len(held_out)))], longest=context,
-        objective=objective.name, gaps=objective.sentinels if isinstance(objective, Span) else (),
-    )  # fmt: skip
+    gaps = objective.sentinels if isinstance(objective, Span) else ()
+    return samples.filling(folder, tokenizer, held_out, longest=context, objective=objective.name, gaps=gaps)
 
 
 def _flops_per_token(model: Any, data: "Examples", context: int) -> float | None:

@@ -13,6 +13,7 @@ from tasks.live import SAMPLES
 if TYPE_CHECKING:
     import numpy as np
 
+    from models.objectives import Examples
     from models.samples import Objective
 
 
@@ -26,6 +27,16 @@ def continuing(folder: Path, tokenizer: Any, documents: "Mapping[str, np.ndarray
     opened = openings(documents, tokenizer.eos_token_id)
     prompts = [[begin, *(token for token in each["input_ids"] if token != begin)] for each in opened]
     return sampler(folder, tokenizer, [{"input_ids": prompt} for prompt in prompts], longest=longest)
+
+
+def filling(
+    folder: Path, tokenizer: Any, held_out: "Examples", *, longest: int, objective: "Objective", gaps: Sequence[int],
+) -> Any:  # fmt: skip
+    """The callback for a model that fills gaps: those of the first held-out windows."""
+    from models.samples import PROMPTS
+
+    examples = [held_out[i] for i in range(min(PROMPTS, len(held_out)))]
+    return sampler(folder, tokenizer, examples, longest=longest, objective=objective, gaps=gaps)
 
 
 def sampler(

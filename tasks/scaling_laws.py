@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.architectures import OBJECTIVES, Family, added_tokens, shape_of
 from models.costs import flops_per_token
-from tasks import pages, pretrain, steps, sweep_fit, workers
+from tasks import pages, pretrain, steps, sweep_fit, training, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import UsageError
 from tasks.law_fit import finite
@@ -32,7 +32,7 @@ class ScalingRecipe(BaseModel):
     design: Literal["grid", "isoflop"] = Field(
         "grid", description="grid: every size takes each of `tokens`. isoflop: every size spends each of `budgets`."
     )
-    families: tuple[Family, ...] = Field(("llama",), description="Which models are swept, all of one objective.")
+    families: tuple[Family, ...] = Field(("llama",), description="The models swept: one or two, of one objective.")
     sizes: tuple[Size, ...] = Field((2, 3, 4), description="Dial settings of the small runs.")
     tokens: tuple[int, ...] = Field(
         (40_000, 80_000, 160_000), description="Tokens of the small runs of a grid; every size takes each."
@@ -59,7 +59,12 @@ class ScalingRecipe(BaseModel):
         for name in ("families", "sizes", self.axis):
             _refuse_twice(name, getattr(self, name))
         if not self.families:
-            raise ValueError("families names none: give one or more, such as llama and lstm")
+            raise ValueError("families names none: give one or two, such as llama and lstm")
+        if len(self.families) > 2:
+            raise ValueError(
+                f"families names {len(self.families)}, and a sweep compares two at most: leave out all but two of "
+                f"{', '.join(self.families)}"
+            )
         if len({OBJECTIVES[family] for family in self.families}) > 1:
             raise ValueError(
                 f"families {', '.join(self.families)} learn different things ("
@@ -198,7 +203,9 @@ def train_point(tokenizer: Tokenizer, this: steps.Step, execution: Execution) ->
 
     def build(folder: Path) -> dict[str, Any]:
         assert isinstance(this.recipe, PretrainRecipe)
-        return pretrain.train(this, tokenizer, folder, this.recipe, execution.on_one_device)
+        figures = pretrain.train(this, tokenizer, folder, this.recipe, execution.on_one_device)
+        training.finish(folder)
+        return figures
 
     with workers.turn(execution.processes):
         return steps.materialise(this, Checkpoint, build, resumable=True)

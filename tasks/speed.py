@@ -103,18 +103,20 @@ def choose(
 
 
 def facts_of(execution: Execution) -> Facts:
-    """The facts of this process, which has its threads already. Raises UsageError where a GPU is asked for in vain."""
+    """The facts of this process, which has its threads already. Raises UsageError for a GPU that is not there."""
     import torch
 
     from tasks.training import _has_bf16
 
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            "execution.device is cuda and torch sees no GPU: set it to auto or cpu, or install torch's build for your "
-            "CUDA release (make clean && make install TORCH_INDEX=...)"
+            "execution.device is cuda, and torch sees no GPU: set it to auto or cpu, or install a driver and a torch "
+            "that is built for CUDA"
         )
     on_cpu = execution.device == "cpu" or not torch.cuda.is_available()
-    free = _free_bytes() // (execution.processes * parallel.world()) if on_cpu else torch.cuda.mem_get_info()[0]
+    free = (
+        _free_bytes() // (execution.processes * parallel.world()) if on_cpu else _free_on_gpu() // execution.processes
+    )
     threads = torch.get_num_threads()
     return Facts("cpu" if on_cpu else "cuda", _has_bf16(on_cpu), not on_cpu or _compiles(), threads, int(free))
 
@@ -230,13 +232,25 @@ def trainer_class(settings: Settings) -> Any:
     return LeanTrainer
 
 
+def _free_on_gpu() -> int:
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0])
+
+
 def _free_bytes() -> int:
     """Of the machine, or of the control group that holds this process."""
-    group = Path("/sys/fs/cgroup")
     try:
-        return min(_available(), int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        return min(_available(), _left_in(Path("/sys/fs/cgroup")))
     except (OSError, ValueError):  # no such group, or "max"
         return _available()
+
+
+def _left_in(group: Path) -> int:
+    """Of a control group's limit. What it has read from files counts as used, and gives way when memory is needed."""
+    limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+    cached = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
+    return limit - used + (int(cached[1]) if cached else 0)
 
 
 def _available() -> int:

@@ -138,7 +138,7 @@ def _encode(texts: Mapping[str, Mapping[str, list[str]]], tokenizer: Any, folder
     train = list(read_streams(folder / "tokens" / "train").values())
     return {
         "vocabulary": len(tokenizer), "context": tokenizer.model_max_length,
-        "vocabulary_used": round(share_used(train, len(tokenizer)), 4), "tokens": counts, **_by_measure(measured),
+        "vocabulary_used": round(share_used(train, largest + 1), 4), "tokens": counts, **_by_measure(measured),
         "execution": {"tokens_per_second": round(speed)},
     }  # fmt: skip
 

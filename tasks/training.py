@@ -6,6 +6,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,10 @@ def arguments(
 
 
 def _has_bf16(on_cpu: bool) -> bool:
-    """CPUs without bf16 instructions emulate it, many times slower than fp32."""
+    """Processors without bf16 instructions emulate it, many times slower than fp32."""
     import torch
 
-    return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def run(
@@ -83,10 +84,12 @@ def run(
     speed = pace.of(trainer.args, in_bf16, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
     trainer.add_callback(_recorder(folder / "log" / HISTORY, speed, likelihood))
     trainer.add_callback(pace.follower(speed))
+    trainer.add_callback(_stop_at_the_end())
     trainer.pop_callback(transformers.PrinterCallback)
     started = time.time()
-    with checkpoints.guarded(saved):
+    with checkpoints.guarded(saved), suppress(_AlreadyTrainedError):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    trainer.is_in_train = False
     return {
         "steps": trainer.state.global_step,
         "execution": {
@@ -134,6 +137,25 @@ def record_export(trainer: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]
 def finish(folder: Path) -> None:
     """Removes what only a resume needs."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+class _AlreadyTrainedError(Exception):
+    """The checkpoint is of the last step."""
+
+
+def _stop_at_the_end() -> Any:
+    """The callback, the last one, that ends what has nothing left to train.
+
+    The Trainer looks for the end behind a step: gone on with from the last one, it trains one more where data are left.
+    """
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step >= state.max_steps:
+                raise _AlreadyTrainedError
+
+    return Stop()
 
 
 def _recorder(history: Path, speed: pace.Pace, likelihood: bool) -> Any:

@@ -35,9 +35,10 @@ def fresh(context: int = CONTEXT, vocabulary: int = VOCABULARY) -> LlamaForCausa
 
 def train(
     folder: Path, *, precision: Any = "fp32", steps: int = 4, context: int = CONTEXT, batch: int = BATCH,
-    vocabulary: int = VOCABULARY, stock: bool = False, watched: bool = False, save_steps: int = 0, **execution: Any,
+    vocabulary: int = VOCABULARY, stock: bool = False, watched: bool = False, save_steps: int = 0, spare: int = 0,
+    **execution: Any,
 ) -> Trained:  # fmt: skip
-    """With `stock` Hugging Face's own Trainer and accelerate's autocast instead of ours."""
+    """With `stock` Hugging Face's own Trainer and accelerate's autocast, not ours; `spare` windows are left over."""
     apply_threads(1)  # two threads that other programs keep waiting may add in another order
     model = fresh(context, vocabulary)
     chosen = Execution(**{"threads": 1, "processes": 1, "device": "cpu", "compile": "off", **execution})
@@ -52,8 +53,9 @@ def train(
     arguments = training.arguments(
         folder, seed=1, device="cpu", steps=steps, batch=batch, learning_rate=1e-2, **saving
     ) | own | {"logging_steps": 1}  # fmt: skip
+    windows = _windows(folder, context, steps * batch + spare, vocabulary)
     trainer = (Trainer if stock else speed.trainer_class(settings))(
-        model, TrainingArguments(**arguments), train_dataset=_windows(folder, context, steps * batch, vocabulary),
+        model, TrainingArguments(**arguments), train_dataset=windows,
         optimizers=(MuonAdamW(model, lr=1e-2, embedding_lr=1e-2), None),
     )  # fmt: skip
     if watch:

@@ -17,6 +17,7 @@ from flows.plan import plan
 from flows.running import BESIDE
 from tasks.errors import UsageError
 from tasks.pretrain import PretrainRecipe
+from tasks.scaling_laws import ScalingRecipe
 from tasks.settings import OFFLINE, PERFORMANCE, ROOT
 
 MOVES_A_MODEL = {"lifecycle", "registry", "retrain"}
@@ -231,7 +232,10 @@ def test_a_rule_over_several_fields_is_told_without_the_whole_recipe() -> None:
     [
         ({"pretrain": PretrainRecipe(family="bert")}, "family is bert, which is for sweeps and pre-training alone"),
         ({"pretrain": PretrainRecipe(family="gpt2")}, r"--set 'scaling\.families=\[gpt2\]'"),
-        ({"pretrain": PretrainRecipe(context=512)}, r"pretrain\.context is 512 and tokenizer\.context 256"),
+        (
+            {"pretrain": PretrainRecipe(family="gpt2", context=512), "scaling": ScalingRecipe(families=("gpt2",))},
+            r"pretrain\.context is 512, and a gpt2 for this tokenizer learns 256 positions",
+        ),
     ],
 )
 def test_a_life_cycle_that_must_fail_later_is_refused_before_it_begins(changes: dict[str, Any], said: str) -> None:

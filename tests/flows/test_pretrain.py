@@ -18,7 +18,8 @@ from tests import contest, tiny
 from tests.tiny import TinyRecipe
 
 pytestmark = [pytest.mark.flow, pytest.mark.slow, pytest.mark.timeout(900)]
-CONTINUED = {"tokens": 6000, "context": 32, "batch": 4, "evaluations": 0, "validation_tokens": 512, "warmup": 0.2}
+CONTINUED = {"tokens": 6000, "context": 32, "batch": 4, "evaluations": 0, "validation_tokens": 512, "warmup": 0.2,
+             "documents": "joined"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from models import objectives
 from models.architectures import OBJECTIVES, Family, family_of, fresh_model, load, with_added_tokens
@@ -67,12 +67,17 @@ def test_a_packed_document_is_read_as_if_it_stood_alone(words: Any, family: Fami
     assert torch.equal(packed, clean(np.concatenate([other, second]))[20:])
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", APART)
-def test_weights_in_bf16_keep_documents_apart_as_well(words: Any, family: Family) -> None:
-    model = parts(words, family)[0].to(torch.bfloat16)
-    objective = objective_of(model, with_added_tokens(copy.deepcopy(words), family, CONTEXT), seed=1)
-    assert objective.apart
-    assert _plain(model, objective, document(20, words.eos_token_id, 1)).dtype == torch.bfloat16
+def test_documents_are_kept_apart_in_bf16_too(words: Any, family: Family, attention: str) -> None:
+    tokenizer = with_added_tokens(copy.deepcopy(words), family, CONTEXT)
+    model = fresh_model(1, tokenizer, seed=0, family=family).to(torch.bfloat16)
+    model.set_attn_implementation(attention)
+    objective = objective_of(model, tokenizer, seed=0)
+    first, second = document(20, words.eos_token_id, 1), document(12, words.eos_token_id, 2)
+    other = document(20, words.eos_token_id, 3)
+    one, two = (_plain(model, objective, np.concatenate([each, second])) for each in (first, other))
+    assert objective.apart and torch.equal(one[20:], two[20:]) and not torch.equal(one[:20], two[:20])
 
 
 @pytest.mark.parametrize("family", [*APART, "bloom", "lstm"])
@@ -122,13 +127,24 @@ def test_the_loss_is_that_of_each_label_and_the_mean_that_of_the_windows(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_trainer_reports_the_mean_loss_of_the_windows(words: Any, family: Family, tmp_path: Path) -> None:
+    model, objective = parts(words, family)
+    data = stream(tmp_path, objective, windows=4)
+    trainer = Trainer(
+        model, TrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to="none", prediction_loss_only=True),
+        eval_dataset=data, data_collator=objective.batch,
+        compute_loss_func=partial(objectives.loss, shifted=objective.name == "causal"),
+    )  # fmt: skip
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(example_losses(model, data).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_accumulated_micro_batches_give_the_gradients_of_the_batch(words: Any, family: Family, tmp_path: Path) -> None:
     model, objective = parts(words, family)
     data = stream(tmp_path, objective, windows=8)
     shifted = objective.name == "causal"
     examples = [data[i] for i in range(8)]
-    labels = [each["labels"][1:] if shifted else each["labels"] for each in examples]
-    count = sum(int((each != -100).sum()) for each in labels)
+    count = sum(int((each["labels"] != -100).sum()) for each in examples)
     gradients = []
     for size in (8, 1):
         model.zero_grad()

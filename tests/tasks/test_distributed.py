@@ -275,6 +275,14 @@ def test_a_checkpoint_of_another_sharding_is_refused(tmp_path: Path) -> None:
         parallel._require_same_sharding(trainer, tmp_path / "checkpoint-2")
 
 
+def test_one_process_trains_on_one_of_several_gpus_with_the_batch_asked_for(tmp_path: Path) -> None:
+    trainer = ranks._trainer(ranks._model(), tmp_path)
+    trainer.args._n_gpu, trainer._train_batch_size = 2, 4  # as on a machine with a second GPU
+    parallel.prepare(trainer, None)
+    assert trainer.args.n_gpu == 1
+    assert len(next(iter(trainer.get_train_dataloader()))["input_ids"]) == 2
+
+
 @pytest.mark.gpu
 def test_fsdp_on_gpus_trains_as_one_gpu_does(source: Tokenizer, tmp_path: Path) -> None:
     import torch

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tasks import checkpoints, training
-from tests import resumable
+from tests import resumable, short_training
 from tests.resumable import Case, Result
 
 SEEDS = range(20)
@@ -112,3 +112,9 @@ def test_a_batch_of_eight_trains_like_eight_accumulated_batches_of_one(
     assert len(ends[1][0]) == 6 and ends[1][0][-1] < ends[1][0][0]
     assert ends[8][0] == pytest.approx(ends[1][0], abs=tolerance)
     assert (ends[8][1] - ends[1][1]).abs().max() < tolerance
+
+
+def test_what_ended_after_its_last_step_trains_no_further(tmp_path: Path) -> None:
+    first, again = (short_training.train(tmp_path, save_steps=2, spare=3) for _ in range(2))
+    assert (again.figures["steps"], again.figures["execution"]["resumed_from"]) == (4, 4)
+    assert again.losses == first.losses and short_training.same_weights(again.model, first.model)

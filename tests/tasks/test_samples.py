@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.tokenizer import train_tokenizer
-from tasks import samples, training
+from tasks import code, pretrain, samples, training
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +59,8 @@ def test_a_resumed_training_writes_what_came_after_its_checkpoint_again(tmp_path
     sampler.on_train_begin(None, TrainerState(global_step=4), TrainerControl())
     assert samples.written(tmp_path) == rows[:2]
     assert sampler.last == 4
+
+
+def test_what_a_model_is_asked_is_no_part_of_a_key() -> None:
+    decisive = code.digests("tasks.pretrain", *pretrain.MODULES)
+    assert "models.objectives" in decisive and "models.samples" not in decisive

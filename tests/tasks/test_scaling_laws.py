@@ -68,6 +68,7 @@ def test_the_main_family_must_be_in_the_sweep() -> None:
         ({"sizes": (2, 3, 3)}, "sizes names 3 2 times"),
         ({"families": ("llama", "llama")}, "families names llama 2 times"),
         ({"families": ()}, "families names none"),
+        ({"families": ("llama", "gpt2", "lstm")}, "families names 3, and a sweep compares two at most"),
         ({"families": ("gru",)}, "families"),
         ({"families": ("llama", "bert")}, r"llama, bert learn different things \(causal, masked\)"),
         ({"sizes": (0, 2, 3)}, "sizes"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.architectures import Recurrent, build_lstm
+from models.architectures import Recurrent, build
 from tasks import machine, notes, speed
 from tasks.errors import UsageError
 from tasks.settings import Execution
@@ -53,7 +53,7 @@ def test_precision_and_attention_follow_from_processor_and_length(facts: dict, g
 
 
 def test_a_recurrent_model_has_no_attention() -> None:
-    lstm = build_lstm(Recurrent(hidden=32, layers=1), vocabulary=64, context=32, special=SPECIAL, seed=0)
+    lstm = build(Recurrent(hidden=32, layers=1), vocabulary=64, context=32, special=SPECIAL, seed=0)
     given = {"precision": "auto", "batch": 8, "context": 32, "tokens": 1}
     settings = speed.choose(lstm, FACTS, Execution(), **given)
     assert "no attention" in str(settings) and settings.micro_batch == 8
@@ -85,13 +85,6 @@ def test_on_and_off_are_understood_as_yaml_reads_them(read: Any, meant: str) -> 
     assert Execution(compile=read).compile == meant
 
 
-def test_a_gpu_that_is_not_there_is_refused() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    with pytest.raises(UsageError, match=r"execution\.device is cuda and torch sees no GPU: set it to auto"):
-        speed.facts_of(Execution(device="cuda"))
-
-
 def test_the_micro_batch_is_the_largest_equal_part_that_fits() -> None:
     peak = speed._peak_of(fresh(), speed.step_of(chosen(), 256))
     needed = {size: peak(size, size < 12) / speed.ROOM for size in (12, 6, 4, 3, 2)}
@@ -110,6 +103,21 @@ def test_a_micro_batch_that_does_not_divide_the_batch_is_refused() -> None:
 def test_what_was_chosen_is_recorded_for_a_reproduction() -> None:
     before, now = chosen().record(), chosen(execution={"micro_batch": 4, "checkpointing": True}).record()
     assert machine.differences(before, now) == ["micro_batch 8 -> 4", "checkpointing False -> True"]
+
+
+def test_what_a_group_of_processes_has_read_from_files_is_free(tmp_path: Path) -> None:
+    for name, text in (("max", "1000\n"), ("current", "900\n"), ("stat", "anon 300\ninactive_file 550\nslab 9\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert speed._left_in(tmp_path) == 650
+    (tmp_path / "memory.max").write_text("max\n")
+    with pytest.raises(ValueError, match="max"):
+        speed._left_in(tmp_path)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"execution\.device is cuda, and torch sees no GPU: set it to auto"):
+        speed.facts_of(Execution(device="cuda"))
 
 
 def test_a_smaller_micro_batch_gives_the_same_losses(tmp_path: Path) -> None:
@@ -134,8 +142,8 @@ def test_own_autocast_gives_the_bits_of_accelerates(tmp_path: Path) -> None:
 def test_bf16_holds_weights_and_states_in_bf16(tmp_path: Path) -> None:
     trained, exact = (train(tmp_path / each, precision=each) for each in ("bf16", "fp32"))
     assert {p.dtype for p in trained.model.parameters()} == {torch.bfloat16}
-    momenta = trained.trainer.optimizer.optimizer.parts[0].state.values()
-    assert {state["momentum_buffer"].dtype for state in momenta} == {torch.bfloat16}
+    states = trained.trainer.optimizer.optimizer.state.values()
+    assert {each.dtype for state in states for each in state.values() if each.ndim} == {torch.bfloat16}
     assert trained.losses == pytest.approx(exact.losses, abs=0.05) and trained.losses != exact.losses
 
 
