@@ -148,5 +148,5 @@ def _fitting(
             "the model has no positions for more: lower rlhf.max_new_tokens, or raise tokenizer.context"
         )
     if left_out := len(rows) - len(kept):
-        notes.note(folder, f"left out {left_out} of {len(rows)} prompts, of more than {longest} tokens: they do not fit")
+        notes.note(folder, f"left out {left_out} of {len(rows)} prompts that do not fit, of more than {longest} tokens")
     return kept
