@@ -126,7 +126,7 @@ def test_a_batch_of_eight_is_eight_accumulated_batches_of_one(run: dict[str, Any
     for parts in ([list(range(8))], [[i] for i in range(8)]):
         model = AutoModelForCausalLM.from_pretrained(run["pretrain"].model)
         for rows in parts:
-            ids = torch.stack([windows[i]["input_ids"] for i in rows])
+            ids = torch.tensor([windows.ids(i).tolist() for i in rows])
             (model(input_ids=ids, labels=ids).loss / len(parts)).backward()
         gradients.append(model.model.layers[0].mlp.up_proj.weight.grad)
     assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
