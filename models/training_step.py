@@ -89,8 +89,15 @@ def forward_backward(model: nn.Module, ids: torch.Tensor, step: Step) -> None:
     if model.config.is_encoder_decoder:  # of a window, it reads what is left and writes what was taken out
         counts = counts_of(step.sequence)
         ids, labels = ids[:, : counts.inputs].contiguous(), ids[:, : counts.targets].contiguous()
+        more["decoder_input_ids"] = labels
     with torch.autocast("cpu", torch.bfloat16, enabled=step.precision == "bf16-autocast"):
-        loss = model(input_ids=ids, labels=labels, **more).loss
+        if type(model).__name__.endswith(("ForMaskedLM", "ForConditionalGeneration")):
+            # in fp32, as models.objectives takes it: these classes take theirs in the precision of the logits
+            loss = nn.functional.cross_entropy(
+                model(input_ids=ids, **more).logits.flatten(0, 1).float(), labels.flatten()
+            )
+        else:
+            loss = model(input_ids=ids, labels=labels, **more).loss
     loss.backward()
 
 

@@ -108,7 +108,7 @@ def line(label: str, entry: Mapping[str, Any]) -> str:
 
 def _measures(entry: Mapping[str, Any]) -> list[str]:
     forms = {
-        "loss": "loss {:.3f}", "eval_loss": "held-out loss {:.3f}", "reward": "reward {:.3f}",
+        "loss": "loss {:.3f}", "eval_loss": "held out {:.3f}", "reward": "reward {:.3f}",
         "tokens_per_second": "{:,.0f} tok/s", "rows_per_second": "{:,.0f} rows/s",
     }  # fmt: skip
     return [form.format(entry[name]) for name, form in forms.items() if name in entry]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from models.architectures import Recurrent, build
+from models.architectures import Family, Recurrent, build
 from tasks import notes, pretrain, step_memory, steps, tracking
 from tests import killable, tiny
 from tests.short_training import SPECIAL, fresh, same_weights, train
@@ -66,3 +66,15 @@ def test_a_pretraining_says_what_it_chose_and_took_in_log_manifest_and_mlflow(
     chosen, memory = caplog.messages
     assert chosen.startswith("pretrain/main: cpu, fp32, sdpa attention") and "micro-batch 2 of 4" in chosen
     assert memory.startswith("pretrain/main: memory forecast ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_the_loss_of_every_objective_is_foreseen_in_fp32(
+    family: Family, shared_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_store)
+    changes = {"family": family, "size": 1, "tokens": 2048, "evaluations": 1, "precision": "bf16", "batch": 8}
+    recipe = killable.PRETRAIN.model_copy(update={**changes, "context": 64})
+    made = pretrain.pretrain_model.fn(tiny.tokenizer(tiny.dataset(), vocabulary=1024), None, recipe, tiny.EXECUTION)
+    assert abs(steps.read_manifest(made.path)["execution"]["memory"]["error"]) < 0.03
