@@ -26,12 +26,13 @@ def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:
 def load_reward(folder: Path, device: str = "auto") -> tuple[Any, Any]:
     """A sequence classifier with one output, and its tokenizer."""
     import transformers
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    from models import judge
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager")
-    return model.eval().to(pick_device(device)), AutoTokenizer.from_pretrained(folder)
+    return judge.load(folder).eval().to(pick_device(device)), AutoTokenizer.from_pretrained(folder)
 
 
 class Chat:

@@ -30,7 +30,7 @@ def step(recipe: RewardRecipe, model: str, pairs: str, dataset: str) -> steps.St
     return steps.Step(
         stage="reward", name="pairs", recipe=recipe, inputs={"model": model, "pairs": pairs, "dataset": dataset},
         libraries=("torch", "transformers", "trl", "accelerate", "datasets"),
-        modules=("tasks.training", "models.generation", "models.baselines", "models.metrics"),
+        modules=("tasks.training", "models.generation", "models.judge", "models.baselines", "models.metrics"),
     )  # fmt: skip
 
 
@@ -60,15 +60,16 @@ def conversations(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
 def _train(base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardRecipe, device: str) -> dict[str, Any]:
     import torch
     from datasets import Dataset as Rows
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
     from trl import RewardConfig, RewardTrainer
 
+    from models import judge
     from models.generation import positions
     from tasks import training
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(recipe.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, attn_implementation="eager")
+    model = judge.load(base)
     model.config.pad_token_id = tokenizer.pad_token_id
     rows = list(read(pairs / "train.jsonl"))
     count = max(1, round(recipe.epochs * len(rows) / recipe.batch))

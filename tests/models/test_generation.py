@@ -1,11 +1,13 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import GPT2ForSequenceClassification
 
-from models.architectures import fresh_model
+from models import judge
+from models.architectures import DECODERS, Family, fresh_model
 from models.generation import answer, answer_losses, bits_per_byte, rewards, shortened, window_losses
 from models.tokenizer import train_tokenizer
 
@@ -124,6 +126,21 @@ def test_a_model_with_learnt_positions_answers_what_is_longer_than_they_are(mode
     judge = GPT2ForSequenceClassification(type(gpt2.config)(**gpt2.config.to_dict() | {"num_labels": 1}))
     judge.config.pad_token_id = tokenizer.pad_token_id
     assert np.isfinite(rewards(judge, tokenizer, chats)).all()
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_every_decoder_can_judge_and_is_the_same_judge_when_it_is_loaded_again(
+    model_and_tokenizer: tuple, family: Family, tmp_path: Path
+) -> None:
+    _, tokenizer = model_and_tokenizer
+    decoder = fresh_model(1, tokenizer, seed=3, family=family)
+    decoder.save_pretrained(tmp_path / "decoder")
+    made = judge.load(tmp_path / "decoder")
+    assert torch.equal(made.get_input_embeddings().weight, decoder.get_input_embeddings().weight)
+    scores = rewards(made, tokenizer, CHATS)
+    assert len(set(scores)) == len(CHATS)
+    made.save_pretrained(tmp_path / "judge")
+    assert rewards(judge.load(tmp_path / "judge"), tokenizer, CHATS) == pytest.approx(scores, abs=1e-6)
 
 
 def test_a_prompt_without_room_is_refused(model_and_tokenizer: tuple) -> None:
