@@ -32,3 +32,20 @@ def _allowed(name: str) -> str:
     """MLflow takes letters, digits and `_-. :/` in names, and nothing that as a path would be another one."""
     parts = re.sub(r"[^\w\-. :/]", "_", name).split("/")
     return "/".join(part.replace("..", "_") for part in parts if part not in ("", ".")) or "_"
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The first few numbers of a summary as an indented table, two columns of it, without the ends of intervals.
+
+    Long names do not fit.
+    """
+    found = numbers({name: value for name, value in summary.items() if name != "execution"})
+    fitting = [
+        (name.removeprefix("files/"), value) for name, value in found.items() if not name.endswith(("/low", "/high"))
+    ]
+    cells = [f"{name:<24} {_figure(value):>11}" for name, value in fitting if len(name) <= 24][:8]
+    return "".join("\n  " + "   ".join(cells[i : i + 2]) for i in range(0, len(cells), 2))
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"

@@ -149,7 +149,7 @@ def materialise(
         manifest = _finish(step, summary, run.id, time.time() - started)
         if kind is Dataset:
             _record(manifest, step.folder, run.id, "made")
-        logger.info("%-22s done in %.0f s%s", step.title, time.time() - started, _key_figures(summary))
+        logger.info("%-22s done in %.0f s%s", step.title, time.time() - started, leaves.table(summary))
         return _shown(_from_manifest(step.folder, kind, manifest, reused=False))
 
 
@@ -302,23 +302,6 @@ def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             if old.get(name) != new.get(name):
                 found.append(sentence.format(name, _short(old.get(name)), _short(new.get(name))))
     return found
-
-
-def _key_figures(summary: Mapping[str, Any]) -> str:
-    """The first few numbers of a summary as an indented table, two columns of it, without the ends of intervals.
-
-    Long names do not fit.
-    """
-    numbers = leaves.numbers({name: value for name, value in summary.items() if name != "execution"})
-    fitting = [
-        (name.removeprefix("files/"), value) for name, value in numbers.items() if not name.endswith(("/low", "/high"))
-    ]
-    cells = [f"{name:<24} {_figure(value):>11}" for name, value in fitting if len(name) <= 24][:8]
-    return "".join("\n  " + "   ".join(cells[i : i + 2]) for i in range(0, len(cells), 2))
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.1e}"
 
 
 def _short(value: Any) -> str:
