@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, TimeoutError
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, TimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +61,7 @@ def call(
     reports = (progress.Meter(label, log).update, said, live.follow(log))
     try:
         return _wait(future, *reports)
-    except BrokenProcessPool as error:
+    except (BrokenProcessPool, CancelledError) as error:  # its own process ended, or `stop` before one took it up
         stop()
         raise TrainingInterruptedError(
             f"{label}: the process that computed it was killed (out of memory, or a signal). "

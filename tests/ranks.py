@@ -37,7 +37,8 @@ def tokens(folder: Path) -> Tokenizer:
         (folder / "tokens" / split).mkdir(parents=True)
         steps = np.where(draw.random(length) < 0.8, 7, draw.integers(1, 250, length))
         write_stream(folder / "tokens" / split / "encyclopaedia.bin", np.cumsum(steps) % 250)
-    summary = {"tokens": {split: {"encyclopaedia": length} for split, length in lengths.items()}}
+    counts = {split: {"encyclopaedia": length} for split, length in lengths.items()}
+    summary = {"tokens": counts, "context": tokenizer.model_max_length}
     return Tokenizer(stage="tokenizer", name="bpe", key="t", digest="t", path=folder, summary=summary)
 
 

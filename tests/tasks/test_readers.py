@@ -237,7 +237,7 @@ def test_the_first_record_decides_the_format(tmp_path: Path, later: str, field: 
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    count, line = 8_000, json.dumps({"text": "word " * 20})
+    count, line = 24_000, json.dumps({"text": "word " * 20})
     contents = {
         "a.jsonl": f"{line}\n" * count,
         "a.json": f"[{','.join([line] * count)}]",
@@ -248,7 +248,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         path = write(tmp_path / name, content)
         tracemalloc.start()
         assert sum(1 for _ in records(path, block=1 << 13, words=20)) == count
-        assert tracemalloc.get_traced_memory()[1] < 300_000 < path.stat().st_size / 2
+        # Reading takes 0.1 MB; the rest is for what other threads of this process allocate meanwhile.
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000 < path.stat().st_size / 2
         tracemalloc.stop()
 
 

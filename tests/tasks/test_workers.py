@@ -74,8 +74,8 @@ def _interrupt_once_a_worker_lives() -> None:
 
 def _wait_like_prefect(points: "list[Future[None]]") -> None:
     """The main thread waits for its tasks even after the interrupt, as Prefect's task runner does when it closes."""
-    threading.Thread(target=_interrupt_once_a_worker_lives).start()
     try:
+        threading.Thread(target=_interrupt_once_a_worker_lives).start()  # the interrupt may come before this returns
         while True:
             time.sleep(0.1)
     finally:
