@@ -43,7 +43,7 @@ def train_reward(
 
     def build(folder: Path) -> dict[str, Any]:
         return workers.call(
-            _train, model.model, pairs.path, dataset.path, folder, recipe, execution.device,
+            _train, model.model, pairs.path, dataset.path, folder, recipe, execution,
             threads=execution.threads, processes=execution.processes, label="reward/pairs", log=folder / "log",
         )  # fmt: skip
 
@@ -57,7 +57,9 @@ def conversations(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
     return {side: [*asked(row), {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
 
 
-def _train(base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardRecipe, device: str) -> dict[str, Any]:
+def _train(
+    base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardRecipe, execution: Execution
+) -> dict[str, Any]:
     import torch
     from datasets import Dataset as Rows
     from transformers import AutoTokenizer
@@ -65,7 +67,7 @@ def _train(base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardReci
 
     from models import judge
     from models.generation import positions
-    from tasks import training
+    from tasks import micro_batch, training
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(recipe.seed)
@@ -74,9 +76,12 @@ def _train(base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardReci
     rows = list(read(pairs / "train.jsonl"))
     count = max(1, round(recipe.epochs * len(rows) / recipe.batch))
     arguments = training.arguments(
-        folder, seed=recipe.seed, device=device, steps=count, batch=recipe.batch,
+        folder, seed=recipe.seed, device=execution.device, steps=count, batch=recipe.batch,
         learning_rate=recipe.learning_rate, max_length=min(recipe.max_length, positions(model)),
     )  # fmt: skip
+    arguments |= micro_batch.arguments(
+        recipe.batch, micro_batch.part(recipe.batch, execution.micro_batch), checkpointing=execution.checkpointing
+    )
     trainer = RewardTrainer(
         model, args=RewardConfig(**arguments), train_dataset=Rows.from_list([conversations(row) for row in rows]),
         processing_class=tokenizer,

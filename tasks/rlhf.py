@@ -54,7 +54,7 @@ def align(
 
     def build(folder: Path) -> dict[str, Any]:
         return workers.call(
-            _train, model.model, reward.model, dataset.path, folder, recipe, execution.device,
+            _train, model.model, reward.model, dataset.path, folder, recipe, execution,
             threads=execution.threads, processes=execution.processes, label="rlhf/grpo", log=folder / "log",
         )  # fmt: skip
 
@@ -80,30 +80,36 @@ def guideline(completions: Sequence[Any], kind: Sequence[str], **_: Any) -> list
     ]
 
 
-def _train(base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecipe, device: str) -> dict[str, Any]:
+def _train(
+    base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecipe, execution: Execution
+) -> dict[str, Any]:
     from datasets import Dataset as Rows
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
     from models.tokenizer import asked
-    from tasks import training
+    from tasks import micro_batch, training
     from tasks.generation import load_reward
     from tasks.preferences import prompts
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     policy = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
-    judge, judge_tokenizer = load_reward(reward, "cpu" if device == "cpu" else device)
+    judge, judge_tokenizer = load_reward(reward, execution.device)
     rows = prompts(data / "instructions" / "train.jsonl", sys.maxsize, recipe.seed + 1)
     rows = _fitting(policy, tokenizer, rows, recipe, folder)[: recipe.steps * recipe.prompts]
+    answers = recipe.prompts * recipe.generations
     arguments = training.arguments(
-        folder, seed=recipe.seed, device=device, steps=recipe.steps, batch=recipe.prompts * recipe.generations,
+        folder, seed=recipe.seed, device=execution.device, steps=recipe.steps, batch=answers,
         learning_rate=recipe.learning_rate, num_generations=recipe.generations, beta=recipe.beta,
         # what can be checked is checked; the reward model judges what cannot
         reward_weights=[1.0, recipe.grounded, recipe.guideline],
         max_completion_length=recipe.max_new_tokens, logging_steps=1,
         lr_scheduler_type="constant_with_warmup",
     )  # fmt: skip
+    arguments |= micro_batch.arguments(
+        answers, micro_batch.part(answers, execution.micro_batch), checkpointing=execution.checkpointing
+    )
     columns = [{"prompt": asked(row), "shown": row["prompt"], "kind": row["kind"]} for row in rows]
     adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = GRPOTrainer(

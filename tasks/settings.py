@@ -63,11 +63,11 @@ class Execution(BaseModel):
     )
 
     micro_batch: int = Field(
-        0, ge=0, le=4096, description="Windows that a pre-training takes at once, an equal part of its batch; the "
-        "gradients of the parts add up. 0: the most that fits in memory.",
+        0, ge=0, le=4096, description="The most examples that a training takes at once: its batch is cut into equal "
+        "parts, whose gradients add up. 0: as many as fit in memory, in alignment the whole batch.",
     )  # fmt: skip
     checkpointing: bool = Field(
-        False, description="A pre-training computes activations again instead of keeping them: less memory, more time."
+        False, description="A training computes activations again instead of keeping them: less memory, more time."
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",

@@ -1,27 +1,21 @@
-"""How a pre-training is executed: precision, attention kernel, compilation, micro-batch; chosen from facts and said."""
+"""How a training is executed: precision, attention kernel, compilation, micro-batch; chosen from facts and said."""
 
 import os
-import re
 import shutil
 import sysconfig
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from tasks import parallel
+from tasks import micro_batch
 from tasks.errors import UsageError
 from tasks.settings import Execution
-
-if TYPE_CHECKING:
-    from models.training_step import Step
 
 Chosen: TypeAlias = Literal["auto", "fp32", "bf16", "bf16-autocast"]
 PRECISIONS = {"fp32": "fp32", "bf16": "bf16 weights", "bf16-autocast": "bf16 autocast"}
 EAGER_TOKENS = 256  # up to which eager attention is the faster on a CPU in bf16, whose fused backward is slow there
 # A cold compilation takes a CPU half a minute, which a million tokens win back; so far beyond it the gain is plain.
 COMPILE_TOKENS = 5_000_000
-ROOM = 0.8  # of the free memory that a step may take: the framework and the loading of data need some too
 
 
 @dataclass(frozen=True)
@@ -68,10 +62,7 @@ class Settings:
         """For TrainingArguments. Autocast is the trainer's own (`trainer_class`), not accelerate's."""
         return {
             "bf16": False,
-            "per_device_train_batch_size": self.micro_batch,
-            "gradient_accumulation_steps": self.batch // self.micro_batch,
-            "gradient_checkpointing": self.checkpointing,
-            "gradient_checkpointing_kwargs": {"use_reentrant": False} if self.checkpointing else None,
+            **micro_batch.arguments(self.batch, self.micro_batch, checkpointing=self.checkpointing),
             "torch_compile": self.compiled,
         }
 
@@ -89,17 +80,17 @@ def choose(
 ) -> Settings:  # fmt: skip
     """The settings for a model, `batch` windows of `context` tokens a step and `tokens` in all.
 
-    What recipe and execution give stands; the rest follows from the facts. Raises UsageError for a micro-batch that is
-    no equal part of the batch, and for a compilation that was asked for where nothing can compile.
+    What recipe and execution give stands; the rest follows from the facts. Raises UsageError for a compilation that was
+    asked for where nothing can compile.
     """
     found = precision_of(facts, precision)
     attention = attention_of(model, facts, found, context)
     compiled, because = compilation(facts, execution, tokens)
-    step = _step(found, attention, execution.checkpointing, context)
+    step = micro_batch.step_with(found, attention, execution.checkpointing, context)
+    at_once = micro_batch.chosen(batch, execution.micro_batch, micro_batch.peak_of(model, step), facts.free_bytes)
     return Settings(
-        facts.device, found, attention, compiled, because, facts.threads, batch,
-        micro_batch(model, step, facts, batch, execution.micro_batch), execution.checkpointing,
-    )  # fmt: skip
+        facts.device, found, attention, compiled, because, facts.threads, batch, at_once, execution.checkpointing
+    )
 
 
 def facts_of(execution: Execution) -> Facts:
@@ -114,11 +105,8 @@ def facts_of(execution: Execution) -> Facts:
             "that is built for CUDA"
         )
     on_cpu = execution.device == "cpu" or not torch.cuda.is_available()
-    free = (
-        _free_bytes() // (execution.processes * parallel.world()) if on_cpu else _free_on_gpu() // execution.processes
-    )
-    threads = torch.get_num_threads()
-    return Facts("cpu" if on_cpu else "cuda", _has_bf16(on_cpu), not on_cpu or _compiles(), threads, int(free))
+    free, threads = micro_batch.free_bytes(execution, on_cpu=on_cpu), torch.get_num_threads()
+    return Facts("cpu" if on_cpu else "cuda", _has_bf16(on_cpu), not on_cpu or _compiles(), threads, free)
 
 
 def precision_of(facts: Facts, asked: Chosen) -> str:
@@ -157,66 +145,14 @@ def compilation(facts: Facts, execution: Execution, tokens: int) -> tuple[bool, 
     return tokens >= COMPILE_TOKENS, f"{side} {COMPILE_TOKENS / 1e6:.1f} M tokens"
 
 
-def micro_batch(model: Any, step: "Step", facts: Facts, batch: int, asked: int) -> int:
-    """The most windows at once: the largest equal part of a batch whose step fits; 1 where none does.
-
-    The whole batch where nobody can tell, as for a model that cannot take a step on tensors without content. Raises
-    UsageError for an `asked` one that is no equal part.
-    """
-    parts = [size for size in range(batch, 0, -1) if batch % size == 0]
-    if asked:
-        if asked not in parts:
-            raise UsageError(
-                f"execution.micro_batch is {asked}, which does not divide the {batch} windows of a step into equal "
-                f"parts: set it to one of {', '.join(map(str, parts))}, or to 0 for the most that fits"
-            )
-        return asked
-    peak = _peak_of(model, step)
-    try:
-        fitting = (size for size in parts if peak(size, size < batch) <= ROOM * facts.free_bytes)
-        return next(fitting, 1)
-    except ValueError:
-        return batch
-
-
-def _peak_of(model: Any, step: "Step") -> Callable[[int, bool], int]:
-    """Bytes of a step by its micro-batch: by formula where it knows the family, else by a step without content."""
-    from models.fake_step import peak_of, timeline
-    from models.memory_forms import training_peak, unknown
-
-    known = not unknown(model.config, step)
-
-    def peak(size: int, accumulated: bool) -> int:
-        change = {"batch": size, "accumulated": accumulated}
-        if known:
-            return training_peak(model.config, step.model_copy(update=change)).total
-        return peak_of(timeline(model.config, step.model_copy(update=change), kind=type(model))).total
-
-    return peak
-
-
-def step_of(settings: Settings, context: int) -> "Step":
-    """The step as the memory plan knows it."""
-    step = _step(settings.precision, settings.attention, settings.checkpointing, context)
-    return step.model_copy(
-        update={"batch": settings.micro_batch, "accumulated": settings.micro_batch < settings.batch}
-    )  # fmt: skip
-
-
-def _step(precision: str, attention: str, checkpointing: bool, context: int) -> "Step":
-    from models.training_step import Step
-
-    kernel = "auto" if attention == "no" else attention
-    given = {"precision": precision, "attention": kernel, "checkpointing": checkpointing}
-    return Step(**given, sequence=context, optimizer="muon")
-
-
-def trainer_class(settings: Settings) -> Any:
-    """Hugging Face's Trainer without what it loses in each step."""
+def trainer_class(settings: Settings, base: Any = None) -> Any:
+    """Hugging Face's Trainer, or another one built on it, without what it loses in each step."""
     import torch
     from transformers import Trainer
 
-    class LeanTrainer(Trainer):
+    parent: Any = base or Trainer
+
+    class LeanTrainer(parent):
         """accelerate's autocast copies the logits to fp32 after the loss, for nobody, and stays on the model's forward.
 
         The Trainer also counts all weights anew in each step, for a number that nobody reads.
@@ -230,36 +166,6 @@ def trainer_class(settings: Settings) -> Any:
             return 0
 
     return LeanTrainer
-
-
-def _free_on_gpu() -> int:
-    import torch
-
-    return int(torch.cuda.mem_get_info()[0])
-
-
-def _free_bytes() -> int:
-    """Of the machine, or of the control group that holds this process."""
-    try:
-        return min(_available(), _left_in(Path("/sys/fs/cgroup")))
-    except (OSError, ValueError):  # no such group, or "max"
-        return _available()
-
-
-def _left_in(group: Path) -> int:
-    """Of a control group's limit. What it has read from files counts as used, and gives way when memory is needed."""
-    limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-    cached = re.search(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
-    return limit - used + (int(cached[1]) if cached else 0)
-
-
-def _available() -> int:
-    """What Linux could hand out without swapping; elsewhere half of what is built in."""
-    try:
-        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return int(found[1]) * 1024 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _compiles() -> bool:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks import notes
-from tasks.speed import Settings, step_of
+from tasks.micro_batch import step_of
+from tasks.speed import Settings
 
 WARM = 2  # steps before the one that is measured: the states exist then
 INDEX = 8  # bytes of an id

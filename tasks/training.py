@@ -96,6 +96,8 @@ def run(
             "training_seconds": round(time.time() - started, 1),
             "resumed_from": checkpoints.step_of(resume) if resume else 0,
             "threads": torch.get_num_threads(), "device": str(trainer.args.device), "bf16": in_bf16,
+            "micro_batch": trainer.args.per_device_train_batch_size,
+            "checkpointing": trainer.args.gradient_checkpointing,
             "devices": parallel.world(), "wrapper": parallel.wrapper(trainer), **speed.summary(),
         },
     }  # fmt: skip

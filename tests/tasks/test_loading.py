@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from models.architectures import fresh_model
 from models.tokenizer import train_tokenizer
-from tasks import loading, sft, training
+from tasks import loading, sft, sft_worker, training
 from tasks.artifacts import Checkpoint, Dataset
 from tasks.errors import UsageError
 from tasks.pretrain import PretrainRecipe
+from tasks.settings import Execution
 from tests import tiny
 
 # bytes of a weight: LLM.int8 has a fp32 scale for each row, nf4 one for each 64 weights
@@ -76,7 +77,7 @@ def tuned(
     save = loading.save_adapter
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "save_adapter", lambda model, *rest: (seen.append(model), save(model, *rest)))
-        sft._lora(base, data, folder, sft.SFTRecipe(load=request.param, **RECIPE), "cpu")
+        sft_worker.lora(base, data, folder, sft.SFTRecipe(load=request.param, **RECIPE), Execution(device="cpu"))
     return request.param, folder, seen[0]
 
 

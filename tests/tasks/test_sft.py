@@ -10,10 +10,10 @@ import torch
 
 from models.architectures import fresh_model
 from models.tokenizer import ASSISTANT, END, USER, train_tokenizer
-from tasks import report, sft, steps
+from tasks import report, sft, sft_worker, steps
 from tasks.artifacts import Checkpoint
 from tasks.errors import LossMaskError, SourceError
-from tasks.settings import ROOT
+from tasks.settings import ROOT, Execution
 
 SHARED = ROOT.parent / "shared" / "data"
 GENERATION, ENDED = "{%- generation -%}", "{%- endgeneration -%}"
@@ -61,7 +61,9 @@ def rows(count: int = 6) -> list[dict[str, Any]]:
 
 def trainer(model: Any, tokenizer: Any, examples: list[dict[str, Any]], folder: Path, *, max_length: int = 200) -> Any:
     recipe = sft.SFTRecipe(batch=4, max_length=max_length)
-    return sft._trainer(model, tokenizer, examples, folder, recipe, "cpu", epochs=1, rates=RATES)
+    return sft_worker._trainer(
+        model, tokenizer, examples, folder, recipe, Execution(device="cpu"), epochs=1, rates=RATES
+    )
 
 
 def trained(made: Any, tokenizer: Any) -> set[str]:
@@ -98,7 +100,7 @@ def test_the_check_leaves_no_trace_but_its_files(model: Any, tokenizer: Any, tmp
         assert torch.equal(torch.get_rng_state(), before)
         digests.append(steps.hash_files(tmp_path / name))
     assert digests[0] == digests[1]
-    assert set(digests[0]) == {"loss_mask.json", "loss_mask.html"}
+    assert set(digests[0]) == {"log/notes.txt", "loss_mask.json", "loss_mask.html"}
 
 
 REFUSED = {
@@ -181,10 +183,10 @@ def test_the_report_shows_a_sample_in_both_its_forms(model: Any, tokenizer: Any,
 
 def test_an_answer_that_max_length_cuts_off_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     examples = rows(2)
-    lengths = sft._lengths(tokenizer, examples)
+    lengths = sft_worker._lengths(tokenizer, examples)
     with pytest.raises(LossMaskError, match=rf"'row:1' .*cut off: the example fills max_length, {lengths[0]} tokens"):
         trainer(model, tokenizer, examples, tmp_path, max_length=lengths[0])
-    assert len(sft._fitting(tokenizer, examples, lengths[0])) == 1
+    assert len(sft_worker._fitting(tokenizer, examples, lengths[0])) == 1
 
 
 def test_a_pad_token_that_is_the_stop_token_is_harmless_in_the_trainers_collator(
@@ -225,7 +227,7 @@ def test_a_collator_that_trains_padding_is_refused(model: Any, tokenizer: Any, t
 
 
 def check(made: Any, folder: Path) -> float:
-    return sft.check_mask(made, [], [len(ids) for ids in made.train_dataset["input_ids"]], folder)
+    return sft_worker.check_mask(made, [], [len(ids) for ids in made.train_dataset["input_ids"]], folder)
 
 
 def test_of_a_conversation_the_last_answer_is_trained(model: Any, tokenizer: Any, tmp_path: Path) -> None:
@@ -249,7 +251,7 @@ def test_the_history_counts_towards_the_length(tokenizer: Any) -> None:
     history = [{"role": "user", "content": "fox " * 90}, {"role": "assistant", "content": "dog"}]
     row = {"id": "talk", **sft.conversation({"history": history, "prompt": "Who?", "response": "The dog"})}
     with pytest.raises(SourceError, match="all 1 instructions have more than 64 tokens"):
-        sft._fitting(tokenizer, [row], 64)
+        sft_worker._fitting(tokenizer, [row], 64)
 
 
 def test_examples_keep_the_ids_of_their_rows(tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def real_rows() -> list[dict[str, Any]]:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the folder ../shared/data beside the repository")
 def test_the_shipped_template_passes_on_real_rows(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    examples = sft._fitting(tokenizer, [{"id": row["id"], **sft.conversation(row)} for row in real_rows()], 2000)
+    examples = sft_worker._fitting(tokenizer, [{"id": row["id"], **sft.conversation(row)} for row in real_rows()], 2000)
     assert len(examples) >= 200
     made = trainer(model, tokenizer, examples, tmp_path, max_length=2000)
     assert json.loads((tmp_path / "loss_mask.json").read_text(encoding="utf-8"))["checked"] == 64

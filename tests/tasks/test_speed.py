@@ -85,33 +85,9 @@ def test_on_and_off_are_understood_as_yaml_reads_them(read: Any, meant: str) -> 
     assert Execution(compile=read).compile == meant
 
 
-def test_the_micro_batch_is_the_largest_equal_part_that_fits() -> None:
-    peak = speed._peak_of(fresh(), speed.step_of(chosen(), 256))
-    needed = {size: peak(size, size < 12) / speed.ROOM for size in (12, 6, 4, 3, 2)}
-    for size, smaller in ((12, 6), (6, 4), (4, 3), (3, 2), (2, 1)):
-        fitting, short = (replace(FACTS, free_bytes=round(needed[size] * part)) for part in (1.001, 0.999))
-        assert (chosen(fitting, batch=12).micro_batch, chosen(short, batch=12).micro_batch) == (size, smaller)
-    assert chosen(replace(FACTS, free_bytes=0), batch=12).micro_batch == 1
-
-
-def test_a_micro_batch_that_does_not_divide_the_batch_is_refused() -> None:
-    assert chosen(execution={"micro_batch": 2}).arguments()["gradient_accumulation_steps"] == 4
-    with pytest.raises(UsageError, match=r"execution\.micro_batch is 3.*one of 8, 4, 2, 1"):
-        chosen(execution={"micro_batch": 3})
-
-
 def test_what_was_chosen_is_recorded_for_a_reproduction() -> None:
     before, now = chosen().record(), chosen(execution={"micro_batch": 4, "checkpointing": True}).record()
     assert machine.differences(before, now) == ["micro_batch 8 -> 4", "checkpointing False -> True"]
-
-
-def test_what_a_group_of_processes_has_read_from_files_is_free(tmp_path: Path) -> None:
-    for name, text in (("max", "1000\n"), ("current", "900\n"), ("stat", "anon 300\ninactive_file 550\nslab 9\n")):
-        (tmp_path / f"memory.{name}").write_text(text)
-    assert speed._left_in(tmp_path) == 650
-    (tmp_path / "memory.max").write_text("max\n")
-    with pytest.raises(ValueError, match="max"):
-        speed._left_in(tmp_path)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

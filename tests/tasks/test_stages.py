@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks import steps, training
+from tasks import reward, rlhf, sft_worker, steps, training
 from tasks.artifacts import Artifact, Checkpoint
-from tests import killable
+from tests import killable, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -67,13 +67,21 @@ def test_a_tied_head_stays_tied_after_the_merge(run: dict[str, Any]) -> None:
 def test_the_loss_is_on_the_answer_only(run: dict[str, Any], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tasks.sft import _trainer, examples
+    from tasks.sft import examples
+    from tasks.sft_worker import _trainer
 
     tokenizer = AutoTokenizer.from_pretrained(run["sft"].model)
     model = AutoModelForCausalLM.from_pretrained(run["sft"].model)
     rows = examples(run["data"].path / "instructions" / "train.jsonl", killable.SFT, seed=1)
     trainer = _trainer(
-        model, tokenizer, rows[:8], tmp_path, killable.SFT, "cpu", epochs=1, rates={"lr": 0.01, "embedding_lr": 0.01}
+        model,
+        tokenizer,
+        rows[:8],
+        tmp_path,
+        killable.SFT,
+        tiny.EXECUTION,
+        epochs=1,
+        rates={"lr": 0.01, "embedding_lr": 0.01},
     )
     batch = next(iter(trainer.get_train_dataloader()))
     shown = 0
@@ -106,6 +114,30 @@ def test_pairs_rank_by_the_score(run: dict[str, Any]) -> None:
 
 def test_the_reward_model_prefers_what_was_chosen(run: dict[str, Any]) -> None:
     assert run["reward"].summary["held_out"]["accuracy"] > 0.5
+
+
+def test_less_at_once_trains_the_same(run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of parts of a batch add up, with activations computed again, in every stage behind pre-training."""
+    monkeypatch.setattr(training, "_has_bf16", lambda _: False)
+    base, data = run["sft"].model, run["data"].path
+    given = {
+        "sft": (sft_worker.lora, run["pretrain"].model, data, killable.SFT.model_copy(update={"epochs": 0.2})),
+        "reward": (reward._train, base, run["preferences"].path, data, killable.REWARD),
+        "rlhf": (rlhf._train, base, run["reward"].model, data, killable.RLHF.model_copy(update={"steps": 3})),
+    }
+    for stage, (train, *inputs, recipe) in given.items():
+        histories = {}
+        for most in (0, 2):
+            folder = tmp_path / f"{stage}-{most}"
+            folder.mkdir()
+            execution = tiny.EXECUTION.model_copy(update={"micro_batch": most, "checkpointing": most > 0})
+            figures = train(*inputs, folder, recipe, execution)
+            assert (figures["execution"]["micro_batch"] == 2) == figures["execution"]["checkpointing"] == (most > 0)
+            histories[most] = [entry for entry in training.history(folder) if "grad_norm" in entry]
+        # the first steps: in those of a fresh head AdamW makes much of the last digits
+        for step, name, within in ((0, "loss", 1e-5), (0, "grad_norm", 1e-4), (1, "loss", 1e-3)):
+            whole, parts = (histories[most][step][name] for most in (0, 2))
+            assert parts == pytest.approx(whole, rel=within, abs=1e-6), (stage, step, name)
 
 
 def test_alignment_changed_the_policy_and_logged_reward_and_kl(run: dict[str, Any]) -> None:
