@@ -11,6 +11,7 @@ from flows.rlhf import rlhf as alignment
 from flows.scaling_laws import scaling_laws
 from flows.sft import sft as finetuning
 from flows.tokenizer import tokenizer as tokenization
+from tasks import distributed
 from tasks.artifacts import RegisteredModel
 from tasks.data import DataRecipe
 from tasks.evaluation import EvaluationRecipe
@@ -51,6 +52,7 @@ def lifecycle(
         name: the model's name in the registry
     """
     require_life_cycle(scaling, pretrain, tokenizer.context)
+    distributed.require(pretrain.batch, execution)
     made_by = origin()
     dataset = data_stage(data, name, execution)
     vocabulary = tokenization(dataset.key, tokenizer, execution)

@@ -8,6 +8,7 @@ from flows import deployments
 from tasks import (
     comparison,
     data,
+    distributed,
     drift,
     evaluation,
     incumbent,
@@ -78,6 +79,7 @@ def plan(flow_name: str, parameters: Parameters) -> dict[str, Any]:
 
 def _lifecycle(plan: Plan, p: Parameters) -> None:
     scaling_laws.require_life_cycle(p["scaling"], p["pretrain"], p["tokenizer"].context)
+    distributed.require(p["pretrain"].batch, p["execution"])
     for step in data.plan(p["data"]):
         dataset = plan.add(step)
     _watched(plan, dataset, p["name"], drift.ProfileRecipe(), drift.DriftRecipe())
@@ -153,11 +155,13 @@ def _pretrain(plan: Plan, p: Parameters) -> None:
     if p["start"]:
         _going_on(plan, p)
         return
+    distributed.require(p["recipe"].batch, p["execution"])
     forecast = _found(p["forecast"], "scaling", "fit") if p["forecast"] else ""
     plan.add(pretrain.step(p["recipe"], _found(p["tokenizer"], "tokenizer"), forecast))
 
 
 def _going_on(plan: Plan, p: Parameters) -> None:
+    distributed.require(p["continued"].batch, p["execution"])
     start = starts.found(p["start"])
     base = plan.add(starts.import_step(start)) if start.foreign else starts.key(start)
     dataset = _found(p["dataset"], "data")
@@ -197,6 +201,7 @@ def _retrain(plan: Plan, p: Parameters) -> None:
         shared = ("name", "data", "evaluation", "gate")
         _lifecycle(plan, {**first, **{name: p[name] for name in shared}})
         return
+    distributed.require(p["pretrain"].batch, p["execution"])
     for step in data.plan(p["data"]):
         dataset = plan.add(step)
     _watched(plan, dataset, p["name"], drift.ProfileRecipe(), drift.DriftRecipe())

@@ -4,7 +4,7 @@ import logging
 
 from prefect import flow
 
-from tasks import starts, steps
+from tasks import distributed, starts, steps
 from tasks.artifacts import Checkpoint, Dataset, Forecast, Tokenizer
 from tasks.errors import UsageError
 from tasks.pretrain import ContinueRecipe, PretrainRecipe, continue_model, pretrain_model
@@ -53,6 +53,7 @@ def going_on(
     execution: Execution,
 ) -> Checkpoint:  # fmt: skip
     """Imports, mixes, encodes and trains on, each step reused where nothing that decides it has changed."""
+    distributed.require(continued.batch, execution)
     found = starts.found(start)
     new, known = steps.find(dataset, "data", Dataset), starts.earlier_data(found, earlier)
     base = starts.begin(found, execution, context=continued.context)

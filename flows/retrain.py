@@ -11,6 +11,7 @@ from flows.data import data as data_stage
 from flows.evaluate import evaluate
 from flows.registry import registry
 from flows.turns import turn
+from tasks import distributed
 from tasks.artifacts import Artifact, EvaluationReport, RegisteredModel
 from tasks.data import DataRecipe
 from tasks.evaluation import EvaluationRecipe
@@ -70,6 +71,7 @@ def retrain(
         parent: the version to continue, as NAME/VERSION; empty for the champion
     """
     made_by = origin()
+    distributed.require(pretrain.batch, execution)
     with turn(name):
         before, first = incumbent(parent or name), deployments.load(scratch)  # a wrong name is told before the work
         dataset = data_stage(data, name, execution)

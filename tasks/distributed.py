@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from tasks import parallel
 from tasks.errors import EvergreenError, TrainingInterruptedError, UsageError
+from tasks.settings import Execution
 
 CALL = "call.pkl"
 FROM_OUTSIDE = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)  # exit codes
@@ -50,11 +52,20 @@ def launch(devices: int, device: str, threads: int, function: Callable[..., T], 
         return pickle.loads(_report(folder, 0).read_bytes())
 
 
+def require(batch: int, execution: Execution) -> None:
+    """Raises UsageError, before anything has run, for devices that are not there or cannot share the batch."""
+    if execution == execution.on_one_device and execution.device != "cuda":
+        return  # torch would take seconds to say nothing
+    count, gpu = _available(execution.devices, execution.device)
+    parallel.share(batch, count)
+    parallel.require_shards(execution, count, gpu)
+
+
 def _available(devices: int, device: str) -> tuple[int, bool]:
     """How many processes that is, and whether each has a GPU. Raises UsageError for more GPUs than there are."""
     import torch
 
-    if device == "cpu" or not torch.cuda.is_available():
+    if not parallel.on_gpu(device):
         return max(1, devices), False
     there = torch.cuda.device_count()
     if devices > there:

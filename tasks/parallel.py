@@ -15,6 +15,19 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def on_gpu(device: str) -> bool:
+    """Whether a training runs on a GPU. Raises UsageError where one is asked for and none is there."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if device == "cuda" and not there:
+        raise UsageError(
+            "execution.device is cuda, and torch sees no GPU: set it to auto or cpu, or install a driver and a torch "
+            "that is built for CUDA"
+        )
+    return there and device != "cpu"
+
+
 def share(batch: int, devices: int) -> int:
     """Windows of a step for each of the devices: the batch belongs to the recipe and stays as it is.
 
@@ -27,6 +40,15 @@ def share(batch: int, devices: int) -> int:
             f"equal parts. Set execution.devices to {fitting[-1]}, or pretrain.batch to a multiple of {devices}"
         )
     return batch // devices
+
+
+def require_shards(execution: Execution, devices: int, gpu: bool) -> None:
+    """Raises UsageError for FSDP without several GPUs."""
+    if execution.sharding == "fsdp" and (devices == 1 or not gpu):
+        raise UsageError(
+            f"execution.sharding is fsdp and this training runs on {'one GPU' if gpu else 'the CPU'}: it needs two "
+            "GPUs or more. Set execution.sharding to none"
+        )
 
 
 def evaluation_batch(windows: int, *, most: int = 32) -> int:
@@ -42,18 +64,11 @@ def evaluation_batch(windows: int, *, most: int = 32) -> int:
 
 def arguments(execution: Execution) -> dict[str, Any]:
     """What TrainingArguments take beyond those of one device. Raises UsageError for FSDP without several GPUs."""
-    import torch
-
-    on_cpu = execution.device == "cpu" or not torch.cuda.is_available()
-    if execution.sharding == "fsdp" and (on_cpu or world() == 1):
-        where = "the CPU" if on_cpu else "one GPU"
-        raise UsageError(
-            f"execution.sharding is fsdp and this training runs on {where}: it needs two GPUs or more. "
-            "Set execution.sharding to none"
-        )
+    gpu = on_gpu(execution.device)
+    require_shards(execution, world(), gpu)
     if world() == 1:
         return {}
-    shared = {"ddp_backend": "gloo" if on_cpu else None, "ddp_find_unused_parameters": False}
+    shared = {"ddp_backend": None if gpu else "gloo", "ddp_find_unused_parameters": False}
     return {**shared, **(FSDP if execution.sharding == "fsdp" else {})}
 
 

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.architectures import DECODERS, OBJECTIVES, Family
-from tasks import forecasts, forgetting, imported, pages, parallel, steps, training, workers
+from tasks import distributed, forecasts, forgetting, imported, pages, steps, training, workers
 from tasks.artifacts import Checkpoint, Forecast, Tokenizer
 from tasks.errors import SourceError, UsageError
 from tasks.settings import Execution
@@ -275,7 +275,7 @@ def train(
             )
     from tasks.pretrain_worker import train as work
 
-    parallel.share(recipe.batch, max(1, execution.devices))
+    distributed.require(recipe.batch, execution)
     return workers.call(
         work, tokenizer.path, folder, recipe, execution, start, threads=execution.threads_each,
         processes=execution.processes, label=f"{this.stage}/{this.name}", log=folder / "log",

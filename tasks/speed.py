@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from tasks import micro_batch
+from tasks import micro_batch, parallel
 from tasks.errors import UsageError
 from tasks.settings import Execution
 
@@ -99,12 +99,7 @@ def facts_of(execution: Execution) -> Facts:
 
     from tasks.training import _has_bf16
 
-    if execution.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "execution.device is cuda, and torch sees no GPU: set it to auto or cpu, or install a driver and a torch "
-            "that is built for CUDA"
-        )
-    on_cpu = execution.device == "cpu" or not torch.cuda.is_available()
+    on_cpu = not parallel.on_gpu(execution.device)
     free, threads = micro_batch.free_bytes(execution, on_cpu=on_cpu), torch.get_num_threads()
     return Facts("cpu" if on_cpu else "cuda", _has_bf16(on_cpu), not on_cpu or _compiles(), threads, free)
 
