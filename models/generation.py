@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-Messages = Sequence[dict[str, str]]
+from models.tokenizer import Messages, answered, chat_ids, encoded, rendered
+
 LEARNT_POSITIONS = ("gpt2", "gpt_bigcode", "gpt_neo", "opt")
 WINDOW = 1024  # tokens of a text that are read at once, where the context is longer
 
@@ -40,14 +41,14 @@ def answer(
         )
     torch.manual_seed(seed)
     model.eval()
-    prompts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in conversations]
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    prompts = rendered(tokenizer, conversations, add_generation_prompt=True)
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].text), i))
     answers: list[list[str]] = [[] for _ in prompts]
     rows = max(1, batch // samples)
     options = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     for start in range(0, len(order), rows):
         chunk = order[start : start + rows]
-        ids = tokenizer([prompts[i] for i in chunk], add_special_tokens=False)["input_ids"]
+        ids = encoded(tokenizer, [prompts[i] for i in chunk])
         inputs = _padded(model, tokenizer, [shortened(row, len(row), room) for row in ids], side="left")
         output = model.generate(
             **inputs, max_new_tokens=max_new_tokens, num_return_sequences=samples,
@@ -67,13 +68,9 @@ def answer_losses(
     model.eval()
     losses = []
     for start in range(0, len(conversations), batch):
-        chats = conversations[start : start + batch]
-        heads = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
-        prompt_lengths = [len(ids) for ids in tokenizer(heads, add_special_tokens=False)["input_ids"]]
-        fulls = [
-            head + text + tokenizer.eos_token for head, text in zip(heads, answers[start : start + batch], strict=True)
-        ]
-        ids = tokenizer(fulls, add_special_tokens=False)["input_ids"]
+        here = slice(start, start + batch)
+        heads, wholes = zip(*answered(tokenizer, conversations[here], answers[here]), strict=True)
+        prompt_lengths, ids = [len(head) for head in encoded(tokenizer, heads)], encoded(tokenizer, wholes)
         rows = [shortened(row, length, positions(model)) for row, length in zip(ids, prompt_lengths, strict=True)]
         prompt_lengths = [
             length - len(whole) + len(row) for length, whole, row in zip(prompt_lengths, ids, rows, strict=True)
@@ -94,8 +91,7 @@ def rewards(model: Any, tokenizer: Any, conversations: Sequence[Messages], *, ba
     model.eval()
     scores: list[float] = []
     for start in range(0, len(conversations), batch):
-        texts = [tokenizer.apply_chat_template(c, tokenize=False) for c in conversations[start : start + batch]]
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids = chat_ids(tokenizer, conversations[start : start + batch])
         rows = [shortened(row, len(row), positions(model)) for row in ids]
         scores += model(**_padded(model, tokenizer, rows, side="right")).logits[:, 0].float().tolist()
     return scores

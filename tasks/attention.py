@@ -120,13 +120,14 @@ def _figures(figures: Mapping[str, "np.ndarray"], layer: int, head: int) -> dict
 
 
 def _ids(asked: Request, tokenizer: Any) -> list[int]:
+    from models.tokenizer import chat_ids
+
     if not asked.chat:
         return list(tokenizer(asked.text)["input_ids"])
     if not tokenizer.chat_template:
         raise UsageError(f"{asked.model} has no chat template: leave --chat out")
     turn = [{"role": "user", "content": asked.text}]
-    prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    return chat_ids(tokenizer, [turn], add_generation_prompt=True)[0]
 
 
 def _context(model: Any, tokenizer: Any) -> float:

@@ -53,8 +53,6 @@ class Chat:
         return answer(self.model, self.tokenizer, [turns], max_new_tokens=self.max_new_tokens)[0][0]
 
     def _length(self, turns: Sequence[dict[str, str]]) -> int:
-        return len(
-            self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)[
-                "input_ids"
-            ]
-        )
+        from models.tokenizer import chat_ids
+
+        return len(chat_ids(self.tokenizer, [turns], add_generation_prompt=True)[0])

@@ -30,7 +30,10 @@ def step(recipe: RewardRecipe, model: str, pairs: str, dataset: str) -> steps.St
     return steps.Step(
         stage="reward", name="pairs", recipe=recipe, inputs={"model": model, "pairs": pairs, "dataset": dataset},
         libraries=("torch", "transformers", "trl", "accelerate", "datasets"),
-        modules=("tasks.training", "models.generation", "models.judge", "models.baselines", "models.metrics"),
+        modules=(
+            "tasks.training", "models.generation", "models.judge", "models.baselines", "models.metrics",
+            "models.tokenizer",
+        ),
     )  # fmt: skip
 
 
@@ -57,6 +60,10 @@ def conversations(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
     return {side: [*asked(row), {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
 
 
+def _messages(row: dict[str, Any]) -> list[dict[str, str]]:
+    return [message for messages in conversations(row).values() for message in messages]
+
+
 def _train(
     base: Path, pairs: Path, data: Path, folder: Path, recipe: RewardRecipe, execution: Execution
 ) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def _train(
     torch.manual_seed(recipe.seed)
     model = judge.load(base)
     model.config.pad_token_id = tokenizer.pad_token_id
-    rows = list(read(pairs / "train.jsonl"))
+    rows = training.without_control_tokens(list(read(pairs / "train.jsonl")), tokenizer, folder, messages=_messages)
     count = max(1, round(recipe.epochs * len(rows) / recipe.batch))
     arguments = training.arguments(
         folder, seed=recipe.seed, device=execution.device, steps=count, batch=recipe.batch,

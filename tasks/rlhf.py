@@ -41,7 +41,7 @@ def step(recipe: RLHFRecipe, model: str, reward: str, dataset: str) -> steps.Ste
     return steps.Step(
         stage="rlhf", name="grpo", recipe=recipe, inputs={"model": model, "reward": reward, "dataset": dataset},
         libraries=("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
-        modules=("tasks.training", "tasks.preferences", "models.rewards", "models.exported"),
+        modules=("tasks.training", "tasks.preferences", "models.rewards", "models.exported", "models.tokenizer"),
     )  # fmt: skip
 
 
@@ -138,15 +138,18 @@ def _train(
 def _fitting(
     policy: Any, tokenizer: Any, rows: list[dict[str, Any]], recipe: RLHFRecipe, folder: Path
 ) -> list[dict[str, Any]]:
-    """The rows whose prompt and answer fit into the model's positions. Raises SourceError when there are none."""
-    from models.generation import positions
-    from models.tokenizer import asked
-    from tasks import notes
+    """The rows whose prompt and answer fit into the model's positions, without the letters of control tokens.
 
+    Raises SourceError when there are none.
+    """
+    from models.generation import positions
+    from models.tokenizer import asked, chat_ids
+    from tasks import notes, training
+
+    rows = training.without_control_tokens(rows, tokenizer, folder, messages=asked)
     # twice the answer: what is no whole character takes more tokens when the reward model reads it
     longest = positions(policy) - 2 * recipe.max_new_tokens
-    texts = [tokenizer.apply_chat_template(asked(row), add_generation_prompt=True, tokenize=False) for row in rows]
-    lengths = map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])
+    lengths = map(len, chat_ids(tokenizer, [asked(row) for row in rows], add_generation_prompt=True))
     kept = [row for row, length in zip(rows, lengths, strict=True) if length <= longest]
     if not kept:
         raise SourceError(

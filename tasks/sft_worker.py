@@ -41,7 +41,7 @@ def lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, execution: Exe
     model = get_peft_model(model, adapter)
     rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.learning_rate}
     rows = examples(data / "instructions" / "train.jsonl", recipe, recipe.seed)
-    rows = _fitting(tokenizer, rows, min(recipe.max_length, positions(model)))
+    rows = _fitting(tokenizer, rows, min(recipe.max_length, positions(model)), folder)
     trainer = _trainer(model, tokenizer, rows, folder, recipe, execution, epochs=recipe.epochs, rates=rates)
     loading.train_in_fp32(trainer.model)
     figures = _run(trainer, folder)
@@ -70,7 +70,7 @@ def scratch(
     tokenizer = AutoTokenizer.from_pretrained(tokens)
     model = fresh_model(size, tokenizer, seed=recipe.seed, family=recipe.family)
     rows = examples(data / "instructions" / "train.jsonl", recipe.sft, recipe.sft.seed)
-    rows = _fitting(tokenizer, rows, min(recipe.sft.max_length, positions(model)))
+    rows = _fitting(tokenizer, rows, min(recipe.sft.max_length, positions(model)), folder)
     mean = sum(_lengths(tokenizer, rows)) / len(rows)
     epochs = recipe.sft.epochs + extra_tokens / (mean * len(rows))
     rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.embedding_learning_rate}
@@ -246,11 +246,14 @@ def _figures(trainer: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _fitting(tokenizer: Any, rows: list[dict[str, Any]], max_length: int) -> list[dict[str, Any]]:
-    """The examples of at most `max_length` tokens: a longer one would lose its answer, which stands at the end.
+def _fitting(tokenizer: Any, rows: list[dict[str, Any]], max_length: int, folder: Path) -> list[dict[str, Any]]:
+    """Those without letters of control tokens that `max_length` tokens hold, answer included.
 
-    Raises SourceError when none is left.
+    A longer one would lose its answer, which stands at the end. Raises SourceError when none is left.
     """
+    from tasks.training import without_control_tokens
+
+    rows = without_control_tokens(rows, tokenizer, folder, messages=lambda row: row["prompt"] + row["completion"])
     kept = [row for row, length in zip(rows, _lengths(tokenizer, rows), strict=True) if length <= max_length]
     if not kept:
         raise SourceError(f"all {len(rows)} instructions have more than {max_length} tokens; raise sft.max_length")

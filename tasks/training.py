@@ -5,13 +5,13 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks import checkpoints, pace, parallel
-from tasks.errors import TrainingDivergedError
+from tasks import checkpoints, notes, pace, parallel
+from tasks.errors import SourceError, TrainingDivergedError
 from tasks.progress import HISTORY
 
 EXPORT = "export.json"  # what the model said when its training ended
@@ -59,6 +59,29 @@ def _has_bf16(on_cpu: bool) -> bool:
     import torch
 
     return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def without_control_tokens(
+    rows: list[dict[str, Any]], tokenizer: Any, folder: Path, *,
+    messages: Callable[[dict[str, Any]], Sequence[Mapping[str, str]]],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The rows without the letters of a control token in their messages: TRL would train on the token in their place.
+
+    Notes how many are left out. Raises SourceError when none is left.
+    """
+    from models.tokenizer import control_tokens, held
+
+    controls = control_tokens(tokenizer)
+    tokens = [held(controls, messages(row)) for row in rows]
+    kept = [row for row, token in zip(rows, tokens, strict=True) if not token]
+    if len(kept) == len(rows):
+        return rows
+    row, token = next((row, token) for row, token in zip(rows, tokens, strict=True) if token)
+    first = f"the letters of a control token, the first of them {row['id']!r} those of {token}"
+    if not kept:
+        raise SourceError(f"all {len(rows)} rows hold {first}: take such letters out of the data")
+    notes.note(folder, f"left out {len(rows) - len(kept)} of {len(rows)} rows: they hold {first}")
+    return kept
 
 
 def run(

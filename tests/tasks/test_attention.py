@@ -83,6 +83,13 @@ def test_the_chat_template_frames_the_text(asked: Request) -> None:
     assert (tokens[0], tokens[-1]) == ("<|user|>", "<|assistant|>")
 
 
+def test_a_control_token_in_the_text_of_a_chat_is_shown_as_its_letters(asked: Request) -> None:
+    found = answer(replace(asked, text="a<|assistant|>b", chat=True, layers=(0,)))
+    tokens = [token["text"] for token in found["tokens"]]
+    assert "".join(tokens) == "<|user|>a<|assistant|>b<|assistant|>"
+    assert tokens.count("<|assistant|>") == 1
+
+
 def test_gpt2_and_bert_are_shown_too(tmp_path: Path) -> None:
     words = {word: number for number, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "river", "##s", "run"))}
     pieces = Tokenizer(kinds.WordPiece(words, unk_token="[UNK]"))

@@ -10,7 +10,7 @@ import torch
 
 from models.architectures import fresh_model
 from models.tokenizer import ASSISTANT, END, USER, train_tokenizer
-from tasks import report, sft, sft_worker, steps
+from tasks import notes, report, sft, sft_worker, steps
 from tasks.artifacts import Checkpoint
 from tasks.errors import LossMaskError, SourceError
 from tasks.settings import ROOT, Execution
@@ -186,7 +186,7 @@ def test_an_answer_that_max_length_cuts_off_is_refused(model: Any, tokenizer: An
     lengths = sft_worker._lengths(tokenizer, examples)
     with pytest.raises(LossMaskError, match=rf"'row:1' .*cut off: the example fills max_length, {lengths[0]} tokens"):
         trainer(model, tokenizer, examples, tmp_path, max_length=lengths[0])
-    assert len(sft_worker._fitting(tokenizer, examples, lengths[0])) == 1
+    assert len(sft_worker._fitting(tokenizer, examples, lengths[0], tmp_path)) == 1
 
 
 def test_a_pad_token_that_is_the_stop_token_is_harmless_in_the_trainers_collator(
@@ -247,11 +247,36 @@ def test_of_a_conversation_the_last_answer_is_trained(model: Any, tokenizer: Any
     assert tokenizer.decode([label for label in talk["labels"] if label != -100]) == f"The dog{END}"
 
 
-def test_the_history_counts_towards_the_length(tokenizer: Any) -> None:
+def test_the_history_counts_towards_the_length(tokenizer: Any, tmp_path: Path) -> None:
     history = [{"role": "user", "content": "fox " * 90}, {"role": "assistant", "content": "dog"}]
     row = {"id": "talk", **sft.conversation({"history": history, "prompt": "Who?", "response": "The dog"})}
     with pytest.raises(SourceError, match="all 1 instructions have more than 64 tokens"):
-        sft_worker._fitting(tokenizer, [row], 64)
+        sft_worker._fitting(tokenizer, [row], 64, tmp_path)
+
+
+def test_examples_with_the_letters_of_a_control_token_are_left_out(
+    model: Any, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    typed = {"prompt": f"Who{ASSISTANT}?", "response": "The fox"}
+    said = {"prompt": "Who?", "response": f"The fox{END}and more"}
+    told = {"history": [{"role": "system", "content": USER}], "prompt": "Who?", "response": "The fox"}
+    bad = [{"id": f"bad:{i}", **sft.conversation(row)} for i, row in enumerate((typed, said, told))]
+    caplog.set_level("INFO", logger="evergreen.training")
+    report_ = notes.follow("sft/lora", tmp_path / "log")
+    kept = sft_worker._fitting(tokenizer, [*bad, *rows()], 200, tmp_path)
+    assert kept == rows()
+    report_()
+    assert caplog.messages == [
+        "sft/lora: left out 3 of 9 rows: they hold the letters of a control token, the first of them 'bad:0' those of "
+        f"{ASSISTANT}"
+    ]
+    with pytest.raises(SourceError, match=r"all 2 rows hold the letters of a control token.*'bad:1' those of <\|endof"):
+        sft_worker._fitting(tokenizer, bad[1:], 200, tmp_path)
+    made = trainer(model, tokenizer, kept, tmp_path)
+    opened = [
+        sum(i == tokenizer.convert_tokens_to_ids(ASSISTANT) for i in ids) for ids in made.train_dataset["input_ids"]
+    ]
+    assert opened == [1] * len(opened)
 
 
 def test_examples_keep_the_ids_of_their_rows(tmp_path: Path) -> None:
@@ -279,7 +304,8 @@ def real_rows() -> list[dict[str, Any]]:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the folder ../shared/data beside the repository")
 def test_the_shipped_template_passes_on_real_rows(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    examples = sft_worker._fitting(tokenizer, [{"id": row["id"], **sft.conversation(row)} for row in real_rows()], 2000)
+    examples = [{"id": row["id"], **sft.conversation(row)} for row in real_rows()]
+    examples = sft_worker._fitting(tokenizer, examples, 2000, tmp_path)
     assert len(examples) >= 200
     made = trainer(model, tokenizer, examples, tmp_path, max_length=2000)
     assert json.loads((tmp_path / "loss_mask.json").read_text(encoding="utf-8"))["checked"] == 64
