@@ -14,6 +14,7 @@ import pytest
 
 from flows import cli, console, tables
 from flows.server import Server, answers
+from tasks import steps
 from tasks.errors import EvergreenError, GateError, StoreError, UsageError
 
 
@@ -92,6 +93,23 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_an_unknown_deployment_is_wrong_use(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "lifecycle/nanno"]) == 2
     assert "did you mean lifecycle/nano" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("execution.devices=3", "do not divide into 3 equal parts. Set execution.devices to 2"),
+        ("execution.device=cuda", "torch sees no GPU: set it to auto or cpu"),
+    ],
+)
+def test_devices_that_cannot_train_stop_a_life_cycle_before_anything_ran(
+    command: str, given: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert cli.main([command, "lifecycle/nano", "--set", given]) == 2
+    assert reason in " ".join(capsys.readouterr().err.split())
+    assert not steps.finished("data")
 
 
 def test_an_unknown_command_is_wrong_use() -> None:

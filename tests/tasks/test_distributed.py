@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,14 @@ def _kill_a_rank(checkpoints: Path) -> None:
 
 
 def _children_of_this_process() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if "tasks.distributed" in child.cmdline()]
+    return [child for child in psutil.Process().children(recursive=True) if "tasks.distributed" in _command(child)]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Empty for one that has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
