@@ -7,6 +7,7 @@ from pathlib import Path
 
 NOTES = "notes.txt"
 logger = logging.getLogger("evergreen.training")
+_said: dict[tuple[str, str], str] = {}
 
 
 def note(folder: Path, text: str) -> None:
@@ -20,7 +21,10 @@ def note(folder: Path, text: str) -> None:
 
 
 def follow(label: str, log: Path | None) -> Callable[[], None]:
-    """A function that logs, each time it is called, what was noted below `log` since the last call."""
+    """A function that logs, each time it is called, what was noted below `log` since the last call.
+
+    What several runs of a stage say alike, as those of a sweep do of their settings, is said of the first one.
+    """
     path = log / NOTES if log else None
     read = path.stat().st_size if path and path.exists() else 0
 
@@ -32,7 +36,8 @@ def follow(label: str, log: Path | None) -> Callable[[], None]:
             file.seek(read)
             whole = file.read().rpartition(b"\n")[0]
         for line in whole.decode().splitlines():
-            logger.info("%s: %s", label, line)
+            if _said.setdefault((label.partition("/")[0], line), label) == label:
+                logger.info("%s: %s", label, line)
         read += len(whole) + 1 if whole else 0
 
     return report

@@ -149,3 +149,16 @@ def test_what_a_worker_notes_is_logged_once(tmp_path: Path, caplog: pytest.LogCa
     report()
     report()
     assert caplog.messages == ["pretrain/main: cpu, fp32"]
+
+
+def test_what_the_runs_of_a_sweep_say_alike_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="evergreen.training")
+    for label, more in (("sweep/1x10", "one"), ("sweep/2x10", "two"), ("other/2x10", "three")):
+        report = notes.follow(label, tmp_path / label / "log")
+        for text in ("cpu, fp32, alike", more):
+            notes.note(tmp_path / label, text)
+        report()
+    assert caplog.messages == [
+        "sweep/1x10: cpu, fp32, alike", "sweep/1x10: one", "sweep/2x10: two",
+        "other/2x10: cpu, fp32, alike", "other/2x10: three",
+    ]  # fmt: skip
