@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import psutil
 import pytest
 
 from tasks import workers
@@ -86,3 +87,19 @@ def _wait_like_prefect(points: "list[Future[None]]") -> None:
 def test_a_worker_keeps_its_memory_and_the_main_process_does_not() -> None:
     found = workers.call(os.getenv, "MALLOC_MMAP_MAX_", threads=1, processes=1, label="environment")
     assert found == "0" and "MALLOC_MMAP_MAX_" not in os.environ
+
+
+def test_products_of_ever_new_shapes_do_not_fill_the_memory_of_a_worker() -> None:
+    grown = workers.call(_multiply_in_bf16, 1000, threads=1, processes=1, label="shapes")
+    assert grown < 300e6, "all that oneDNN and torch prepared for these shapes is still there"
+
+
+def _multiply_in_bf16(shapes: int) -> int:
+    """Bytes by which the process grows over products that take next to nothing themselves."""
+    import torch
+
+    matrix = torch.ones(64, 64, dtype=torch.bfloat16)
+    before = psutil.Process().memory_info().rss
+    for rows in range(64, 64 + shapes):
+        torch.ones(rows, 64, dtype=torch.bfloat16) @ matrix
+    return psutil.Process().memory_info().rss - before
