@@ -95,7 +95,7 @@ def test_an_unknown_deployment_is_wrong_use(command: str, capsys: pytest.Capture
     assert "did you mean lifecycle/nano" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize("command", [pytest.param("run", marks=pytest.mark.flow), "plan"])
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

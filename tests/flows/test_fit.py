@@ -160,6 +160,7 @@ def test_the_envelope_of_curves(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "line 302 (m10000000000) is at the same" in message and "line 301" in message
 
 
+@pytest.mark.slow
 def test_runs_of_one_ratio_say_nothing_of_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = np.geomspace(1e7, 3e9, 20)
     lines = [f"{n:.0f},{20 * n:.0f},{1.7 + 400 / n**0.34 + 400 / (20 * n) ** 0.28:.5f}" for n in sizes]
@@ -205,6 +206,7 @@ def test_the_law_that_forecasts_best(table: str, capsys: pytest.CaptureFixture[s
     assert {"runs_below", "runs_above", "error_within"} <= found["comparison"][0].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["kaplan-nd", "over-training", "compute", "kaplan-c"])
 def test_other_laws_with_pictures(law: str, table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = said(capsys, table, *FAST, "--law", law, "--plots", str(tmp_path))
@@ -222,6 +224,7 @@ def test_a_law_of_compute_alone(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert found["optimum"]["loss"]["value"] == pytest.approx(1.7 + 2e3 * 8.64e19**-0.16, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["lad", "least-squares", "quantile"])
 def test_other_estimators(estimator: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = said(capsys, table, *FAST, "--estimator", estimator)

@@ -42,6 +42,7 @@ def test_a_profile_is_where_the_objective_has_risen_so_far() -> None:
         assert constrained(end) == pytest.approx(allowed, rel=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [huber(1e-3), least_squares(), lad()], ids=lambda each: each.name)
 def test_profiles_hold_the_estimate_and_widen_with_the_level(estimator: Estimator) -> None:
     fitted = fit(sample(60, 2, lambda rng: 0.01 * rng.standard_normal(60)), estimator=estimator)

@@ -60,6 +60,7 @@ def _losses(history: list[dict[str, Any]], name: str) -> list[float]:
     return [entry[name] for entry in history if name in entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ranks.PRECISIONS)
 def test_two_processes_train_as_one_does(
     precision: str, alone: tuple[Path, dict[str, Any]], together: tuple[Path, dict[str, Any]]
@@ -79,6 +80,7 @@ def test_two_processes_train_as_one_does(
     assert ranks.distance(*weights) < 10 * TOLERANCE[precision] * ranks.distance(weights[0], start)
 
 
+@pytest.mark.slow
 def test_the_figures_say_how_it_was_executed(
     alone: tuple[Path, dict[str, Any]], together: tuple[Path, dict[str, Any]]
 ) -> None:
@@ -91,18 +93,21 @@ def test_the_figures_say_how_it_was_executed(
     assert of_two["tokens"] == of_one["tokens"]
 
 
+@pytest.mark.slow
 def test_every_held_out_window_counts_once(together: tuple[Path, dict[str, Any]]) -> None:
     figures = together[1]["ddp-fp32"]
     by_window = figures["unigram"] - figures["gain_over_unigram"]["mean"]
     assert figures["loss"] == pytest.approx(by_window, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_processes_listen_on_the_loopback_address_alone(together: tuple[Path, dict[str, Any]]) -> None:
     addresses = together[1]["addresses"]
     assert len(addresses) >= 2
     assert set(addresses) == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 def test_fsdp_that_became_ddp_is_refused(together: tuple[Path, dict[str, Any]]) -> None:
     said, steps = together[1]["silent"]
     assert steps == 0
@@ -111,6 +116,7 @@ def test_fsdp_that_became_ddp_is_refused(together: tuple[Path, dict[str, Any]]) 
     assert "set execution.sharding to none on a CPU" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "tolerance"), [("adamw", 1e-4), ("muon", 2e-3)])
 def test_a_sharded_model_learns_as_the_whole_one(
     optimizer: str, tolerance: float, together: tuple[Path, dict[str, Any]]
@@ -124,6 +130,7 @@ def test_a_sharded_model_learns_as_the_whole_one(
     assert found["states"] == 29, "the state of a weight is missing in the checkpoint"
 
 
+@pytest.mark.slow
 def test_the_trainer_under_fsdp_trains_saves_and_goes_on(together: tuple[Path, dict[str, Any]]) -> None:
     """accelerate is told that a CPU is a device it may shard on: everything else is what runs on GPUs."""
     folder, found = together[0] / "fsdp", together[1]["trainer"]
@@ -189,6 +196,7 @@ def _command(process: psutil.Process) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_the_one_that_asked_for_it(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.waiting", str(tmp_path)]
@@ -203,6 +211,7 @@ def test_no_process_outlives_the_one_that_asked_for_it(number: signal.Signals, t
     assert alive == []
 
 
+@pytest.mark.slow
 def test_what_one_process_raises_is_raised() -> None:
     with pytest.raises(TrainingDivergedError, match="loss is nan at step 3"):
         distributed.launch(2, "cpu", 1, ranks.diverge_in_the_second)

@@ -60,12 +60,14 @@ def test_another_decoder_is_fine_tuned(family: Family, tmp_path: Path) -> None:
     assert before.keys() == after.keys() and any((before[name] != after[name]).any() for name in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [each for each in FAMILIES if each not in DECODERS])
 def test_what_cannot_write_on_is_refused_where_it_would_have_to(family: Family) -> None:
     with pytest.raises(UsageError, match=rf"family is {family}, .*=llama, gpt2, bloom or palm"):
         pretrain.require_decoder(family)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_a_window_longer_than_the_learnt_positions_is_refused(family: Family) -> None:
     recipe = RECIPE.model_copy(update={"family": family, "context": 128})

@@ -33,6 +33,7 @@ def test_noise_of_a_busy_machine_seldom_makes_an_equal_model_too_slow():
     assert refused <= 10
 
 
+@pytest.mark.slow
 def test_two_models_are_timed_side_by_side(tmp_path):
     from models.architectures import Dimensions, build
     from models.tokenizer import train_tokenizer

@@ -84,6 +84,7 @@ def tuned(
 Tuned = tuple[Any, Path, Any]
 
 
+@pytest.mark.slow
 def test_the_adapter_learns_in_fp32_and_the_base_stays_as_it_was_rounded(tuned: Tuned, base: Path) -> None:
     load, folder, model = tuned
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -96,6 +97,7 @@ def test_the_adapter_learns_in_fp32_and_the_base_stays_as_it_was_rounded(tuned: 
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 
+@pytest.mark.slow
 def test_the_merge_is_the_adapter_on_the_base_in_full_precision(tuned: Tuned, base: Path) -> None:
     merged, exact = (load_file(folder / "model.safetensors") for folder in (tuned[1] / "model", base))
     adapter = load_file(tuned[1] / "adapter" / "adapter_model.safetensors")
@@ -109,6 +111,7 @@ def test_the_merge_is_the_adapter_on_the_base_in_full_precision(tuned: Tuned, ba
     assert not torch.equal(merged["model.embed_tokens.weight"], exact["model.embed_tokens.weight"])
 
 
+@pytest.mark.slow
 def test_the_merged_model_says_what_the_adapter_on_the_base_says(tuned: Tuned, base: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tuned[1] / "model")
     assert model.dtype == torch.float32 and "quantization_config" not in json.loads(
@@ -120,6 +123,7 @@ def test_the_merged_model_says_what_the_adapter_on_the_base_says(tuned: Tuned, b
         assert torch.allclose(model(ids).logits, loading.adapted(base, tuned[1] / "adapter")(ids).logits, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_record_of_the_export_holds_for_the_merged_model(tuned: Tuned) -> None:
     from models.exported import difference
     from tasks.generation import load

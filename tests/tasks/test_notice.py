@@ -49,6 +49,7 @@ def test_a_webhook_is_told(heard):
     assert told == [{"subject": "promoted", "text": "- score +0.1"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "notice", [Notice(webhook="http://127.0.0.1:9/"), Notice(webhook="no address"), Notice(block="slack-webhook/none")]
 )

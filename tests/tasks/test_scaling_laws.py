@@ -119,6 +119,7 @@ def test_a_life_cycle_of_an_lstm_is_refused_before_it_starts() -> None:
         lifecycle.fn(pretrain=PretrainRecipe(family="lstm"))
 
 
+@pytest.mark.slow
 def test_families_are_compared_pair_by_pair_and_at_the_budget(tmp_path: Path) -> None:
     recipe = ScalingRecipe(families=("llama", "lstm"), compute=1e12, draws=100)
     runs = [
