@@ -12,8 +12,8 @@ OPTIMIZERS = ("adamw", "adamw-foreach", "adamw-8bit", "sgd", "muon")
 SHARDINGS = ("none", "zero1", "zero2", "zero3", "fsdp")
 SIZES = {"": 1, "b": 1, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, "gb": 1e9, "t": 1e12, "tb": 1e12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
-TRAINING = {"optimizer": "", "checkpointing": False, "accumulated": False, "lora": "", "sharding": "", "tokens": "",
-            "exact": False}  # fmt: skip
+TRAINING = {"optimizer": "", "checkpointing": False, "accumulated": False, "lora": "", "embeddings": False,
+            "sharding": "", "tokens": "", "exact": False}  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +79,7 @@ def _training_options(group: Any) -> None:
     group.add_argument("--checkpointing", action="store_true", help="keep the inputs of layers, compute the rest again")
     group.add_argument("--accumulated", action="store_true", help="more than one micro-batch to a step")
     group.add_argument("--lora", metavar="RANK", default="", help="train adapters on all linear layers only")
+    group.add_argument("--embeddings", action="store_true", help="with --lora: train the token embeddings, too")
     group.add_argument("--sharding", choices=SHARDINGS, default="", help="what the devices divide: states (zero1), and "
                        "gradients (zero2), and weights (zero3, fsdp) (default: none)")  # fmt: skip
 
@@ -100,13 +101,17 @@ def _step(options: argparse.Namespace) -> dict[str, Any]:
                          "--lora 16 to train adapters beside them, or --serve")  # fmt: skip
     if options.serve and precision == "bf16-autocast":
         raise UsageError("--precision bf16-autocast is of training; with --serve give fp32, bf16, int8 or int4")
+    if options.embeddings and not lora:
+        raise UsageError("--embeddings is of LoRA, which leaves them alone otherwise: give --lora 16 with it, or "
+                         "leave it out to train all weights")  # fmt: skip
     devices = _whole("--devices", options.devices, 10**6)
     if options.sharding not in ("", "none") and devices == 1:
         raise UsageError(f"--sharding {options.sharding} needs more than one device: give --devices 8")
     return {
         "precision": precision, "lora": lora, "devices": devices, "optimizer": options.optimizer or "adamw",
         "checkpointing": options.checkpointing, "accumulated": options.accumulated,
-        "sharding": options.sharding or "none",
+        "sharding": options.sharding or "none", "embeddings": options.embeddings,
+        "autocast": options.embeddings and precision in ("bf16", "int8", "int4"),  # what fine-tuning takes then
     }  # fmt: skip
 
 

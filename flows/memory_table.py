@@ -44,7 +44,8 @@ def _step(found: Mapping[str, Any]) -> str:
     if found["serve"]:
         return f"{step['batch']:,} x {step['sequence']:,} tokens, {step['precision']}"
     words = [f"{step['batch']:,} x {step['sequence']:,} tokens", step["precision"], step["optimizer"]]
-    words += [f"LoRA of rank {step['lora']}"] if step["lora"] else []
+    beside = " with embeddings" if step["embeddings"] else ""
+    words += [f"LoRA of rank {step['lora']}{beside}"] if step["lora"] else []
     words += [word for word in ("checkpointing", "accumulated") if step[word]]
     if step["devices"] > 1:
         words.append(f"{step['devices']:,} devices, " + ("no sharding" if step["sharding"] == "none"

@@ -75,6 +75,8 @@ def unknown(config: Any, step: Step) -> str:
         return f"{step.precision} with {_key(step)[1]} attention{' and LoRA' if step.lora else ''}"
     if _key(step)[1] == "eager" and config.num_key_value_heads == 1:
         return "eager attention with one head for keys"
+    if step.embeddings or step.autocast:
+        return "embeddings trained beside LoRA" if step.embeddings else f"{step.precision} under autocast"
     if step.documents:
         return "a mask that keeps documents apart"
     return ""

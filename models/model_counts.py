@@ -82,7 +82,7 @@ def training_flops(config: Any, found: Counts, step: Step) -> int:
     """
     L, H, Q, _ = attention(config)
     scores = L * H * Q * step.sequence
-    frozen = found.multiplied - found.adapters if found.adapters else 0
+    frozen = found.multiplied - found.adapters - step.embeddings * found.head if found.adapters else 0
     flops = 6 * found.multiplied - 2 * frozen + 12 * scores
     again = 2 * (found.multiplied - found.head - found.last) + 4 * scores if step.checkpointing else 0
     return flops + again

@@ -19,8 +19,10 @@ class Step(BaseModel):
     """What decides the memory of a step. `batch` is the micro-batch of one device, `lora` the rank, 0 for none.
 
     bf16 is weights, gradients and states in bf16; bf16-autocast keeps them in fp32. int8 and int4 are frozen weights
-    beside bf16 ones. `accumulated` says that a step sums the gradients of more than one micro-batch, `documents` that
-    positions start anew within a sequence, so that transformers builds a mask which keeps its documents apart.
+    beside bf16 ones. `embeddings` says that the token embeddings are trained beside LoRA, `autocast` that products are
+    under autocast whatever the weights are in, `accumulated` that a step sums the gradients of more than one
+    micro-batch, `documents` that positions start anew within a sequence, so that transformers builds a mask which keeps
+    its documents apart.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +34,8 @@ class Step(BaseModel):
     checkpointing: bool = False
     accumulated: bool = False
     lora: int = Field(default=0, ge=0)
+    embeddings: bool = False
+    autocast: bool = False
     devices: int = Field(default=1, ge=1)
     sharding: Sharding = "none"
     attention: Attention = "auto"
@@ -58,11 +62,12 @@ def assembled(config: Any, step: Step, kind: Any = None) -> nn.Module:
         raise ValueError(f"transformers cannot build a language model of this {config.model_type}: {error}") from error
     model.config.use_cache = False  # as the Trainer sets it
     if step.lora:
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
 
-        model = get_peft_model(
-            model, LoraConfig(r=step.lora, lora_alpha=step.lora, target_modules="all-linear", task_type="CAUSAL_LM")
-        )
+        from models import adapters
+
+        model = get_peft_model(model, adapters.lora(model, step.lora, embeddings=step.embeddings))
+        adapters.train_in_fp32(model)
     if step.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model.train()
@@ -90,7 +95,8 @@ def forward_backward(model: nn.Module, ids: torch.Tensor, step: Step) -> None:
         counts = counts_of(step.sequence)
         ids, labels = ids[:, : counts.inputs].contiguous(), ids[:, : counts.targets].contiguous()
         more["decoder_input_ids"] = labels
-    with torch.autocast("cpu", torch.bfloat16, enabled=step.precision == "bf16-autocast"):
+    autocast = step.autocast or step.precision == "bf16-autocast"
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         if type(model).__name__.endswith(("ForMaskedLM", "ForConditionalGeneration")):
             # in fp32, as models.objectives takes it: these classes take theirs in the precision of the logits
             loss = nn.functional.cross_entropy(

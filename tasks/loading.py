@@ -40,12 +40,6 @@ def base_model(folder: Path, load: Load, device: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **options)
 
 
-def embedding_of(model: Any) -> str:
-    """What the family calls its token embedding: `embed_tokens`, `wte`, `word_embeddings`."""
-    name = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
-    return name.split(".")[-1]
-
-
 def require_chat_template(tokenizer: Any, base: Path) -> None:
     """Raises StartError for an imported base without one: its users know which it should have, if any."""
     if not tokenizer.chat_template:
@@ -54,13 +48,6 @@ def require_chat_template(tokenizer: Any, base: Path) -> None:
             "put a chat_template.jinja with {% generation %} around the answer beside the model that was imported, and "
             "continue pre-training from it again"
         )
-
-
-def train_in_fp32(model: Any) -> None:
-    """Puts what is trained into fp32: TRL has it in bf16 where the base is quantised, too coarse for small updates."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
 
 
 def save_adapter(model: Any, folder: Path, base: str) -> None:

@@ -45,7 +45,8 @@ def train(
     watch = None
     if recipe.evaluations:
         trainer.add_callback(_sampler(folder, tokenizer, data["validation"], recipe.context))
-        watch = step_memory.watch(model, folder, settings, context=recipe.context, documents=objective.apart)
+        foreseen = step_memory.of_windows(model, settings, context=recipe.context, documents=objective.apart)
+        watch = step_memory.watch(model, folder, foreseen, device=settings.device)
         trainer.add_callback(watch)
     figures = training.run(
         trainer, folder, tokens_per_step=recipe.batch * recipe.context, bf16=settings.precision != "fp32",

@@ -41,7 +41,10 @@ def step(recipe: RLHFRecipe, model: str, reward: str, dataset: str) -> steps.Ste
     return steps.Step(
         stage="rlhf", name="grpo", recipe=recipe, inputs={"model": model, "reward": reward, "dataset": dataset},
         libraries=("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
-        modules=("tasks.training", "tasks.preferences", "models.rewards", "models.exported", "models.tokenizer"),
+        modules=(
+            "tasks.training", "tasks.preferences", "models.adapters", "models.rewards", "models.exported",
+            "models.tokenizer",
+        ),
     )  # fmt: skip
 
 
@@ -84,10 +87,10 @@ def _train(
     base: Path, reward: Path, data: Path, folder: Path, recipe: RLHFRecipe, execution: Execution
 ) -> dict[str, Any]:
     from datasets import Dataset as Rows
-    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
+    from models import adapters
     from models.tokenizer import asked
     from tasks import micro_batch, training
     from tasks.generation import load_reward
@@ -111,11 +114,10 @@ def _train(
         answers, micro_batch.part(answers, execution.micro_batch), checkpointing=execution.checkpointing
     )
     columns = [{"prompt": asked(row), "shown": row["prompt"], "kind": row["kind"]} for row in rows]
-    adapter = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = GRPOTrainer(
         policy, reward_funcs=[judge, grounded, guideline], reward_processing_classes=[judge_tokenizer, None, None],
         args=GRPOConfig(**arguments), train_dataset=Rows.from_list(columns), processing_class=tokenizer,
-        peft_config=adapter,
+        peft_config=adapters.lora(policy, recipe.rank),
     )  # fmt: skip
     figures = training.run(trainer, folder, likelihood=False)
     probes = [{"prompt": asked(row), "answer": row["response"]} for row in rows]

@@ -19,8 +19,8 @@ from tasks.settings import Execution
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 MODULES = (
-    "tasks.sft_worker", "tasks.training", "tasks.speed", "tasks.loading", "models.architectures", "models.objectives",
-    "models.optimizers", "models.tokenizer", "models.exported",
+    "tasks.sft_worker", "tasks.training", "tasks.speed", "tasks.loading", "models.adapters", "models.architectures",
+    "models.objectives", "models.optimizers", "models.tokenizer", "models.exported",
 )  # fmt: skip
 
 

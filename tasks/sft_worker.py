@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,20 @@ from tasks.settings import Execution
 from tasks.sft import ScratchRecipe, SFTRecipe, examples
 
 if TYPE_CHECKING:
+    from models.training_step import Step
     from tasks.speed import Settings
+    from tasks.step_memory import Foreseen
 
 CHECKED = 64  # examples whose loss mask is looked at before the first step
-EMBEDDING = 16  # bytes of a weight whose copy is trained beside an adapter: it, its gradient and two states in fp32
 
 
 def lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, execution: Execution) -> dict[str, Any]:
     """Trains an adapter on the model in `base` and merges it."""
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers import AutoTokenizer
 
+    from models import adapters
     from models.generation import positions
     from tasks import training
 
@@ -32,18 +35,13 @@ def lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, execution: Exe
     loading.require_chat_template(tokenizer, base)
     model = loading.base_model(base, recipe.load, execution.device)
     torch.manual_seed(recipe.seed)
-    adapter = LoraConfig(
-        r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM",
-        # the tokens of the chat template never occurred in pre-training
-        modules_to_save=[loading.embedding_of(model)] if recipe.embeddings else None,
-        ensure_weight_tying=recipe.embeddings,
-    )  # fmt: skip
-    model = get_peft_model(model, adapter)
+    # the tokens of the chat template never occurred in pre-training
+    model = get_peft_model(model, adapters.lora(model, recipe.rank, embeddings=recipe.embeddings))
     rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.learning_rate}
     rows = examples(data / "instructions" / "train.jsonl", recipe, recipe.seed)
     rows = _fitting(tokenizer, rows, min(recipe.max_length, positions(model)), folder)
     trainer = _trainer(model, tokenizer, rows, folder, recipe, execution, epochs=recipe.epochs, rates=rates)
-    loading.train_in_fp32(trainer.model)
+    adapters.train_in_fp32(trainer.model)
     figures = _run(trainer, folder)
     loading.save_adapter(trainer.model, folder / "adapter", base.parent.name)
     if recipe.load != "fp32":
@@ -113,45 +111,65 @@ def _trainer(
     trainer.trained_share = check_mask(trainer, rows, lengths, folder)
     order = _order(lengths, batch=recipe.batch, steps_=count, seed=recipe.seed)
     trainer.train_dataset = trainer.train_dataset.select(order)
-    trainer.settings = settings
+    trainer.settings, trainer.recipe = settings, recipe
     trainer.tokens_per_step = sum(lengths) / len(lengths) * recipe.batch
     return trainer
 
 
 def _settings(model: Any, recipe: SFTRecipe, execution: Execution) -> "Settings":
     """How a fine-tuning is executed; of examples as long as the recipe lets them be, as many at once as fit."""
-    from peft import PeftModel
-
     from tasks import micro_batch, speed
 
     facts = speed.facts_of(execution)
     # weights in bf16 multiply with nothing else, so the processor has no say then
     precision = speed.precision_of(facts, "auto" if recipe.load == "fp32" else "bf16-autocast")
-    adapted = isinstance(model, PeftModel)
-    base = model.get_base_model() if adapted else model
-    attention = speed.attention_of(base, facts, precision, recipe.max_length)
-    step = micro_batch.step_with(precision, attention, execution.checkpointing, recipe.max_length)
-    if adapted:
-        held = precision if recipe.load == "fp32" else recipe.load
-        step = step.model_copy(update={"precision": held, "lora": recipe.rank})
-    copied = EMBEDDING * base.get_input_embeddings().weight.numel() * (adapted and recipe.embeddings)
-    peak = micro_batch.peak_of(base, step)
-    at_once = micro_batch.chosen(
-        recipe.batch, execution.micro_batch, lambda size, parts: peak(size, parts) + copied, facts.free_bytes
-    )
-    return speed.Settings(
-        facts.device, precision, attention, False, "only in pre-training", facts.threads, recipe.batch, at_once,
+    attention = speed.attention_of(model, facts, precision, recipe.max_length)
+    whole = speed.Settings(
+        facts.device, precision, attention, False, "only in pre-training", facts.threads, recipe.batch, recipe.batch,
         execution.checkpointing,
     )  # fmt: skip
+    base, step = _planned(model, recipe, whole, recipe.max_length)
+    peak = micro_batch.peak_of(base, step)
+    return replace(whole, micro_batch=micro_batch.chosen(recipe.batch, execution.micro_batch, peak, facts.free_bytes))
+
+
+def _planned(model: Any, recipe: SFTRecipe, settings: "Settings", length: int) -> tuple[Any, "Step"]:
+    """The model without its adapter, and a step of examples of `length` tokens as the memory plan knows it."""
+    from peft import PeftModel
+
+    from tasks import micro_batch
+
+    step = micro_batch.step_of(settings, length)
+    if not isinstance(model, PeftModel):
+        return model, step
+    held = {} if recipe.load == "fp32" else {"precision": recipe.load, "autocast": True}
+    adapter = {"lora": recipe.rank, "embeddings": recipe.embeddings, **held}
+    return model.get_base_model(), step.model_copy(update=adapter)
 
 
 def _run(trainer: Any, folder: Path) -> dict[str, Any]:
-    from tasks import training
+    from tasks import step_memory, training
 
     in_bf16 = trainer.settings.precision != "fp32"
+    watch = step_memory.watch(trainer.model, folder, _foreseen(trainer), device=trainer.settings.device)
+    trainer.add_callback(watch)
     figures = training.run(trainer, folder, tokens_per_step=trainer.tokens_per_step, bf16=in_bf16)
-    figures["execution"] |= trainer.settings.record()
+    figures["execution"] |= trainer.settings.record() | watch.figures()
     return figures
+
+
+def _foreseen(trainer: Any) -> "Foreseen":
+    """What is foreseen of a step's memory, from the longest of its micro-batches."""
+    from tasks import step_memory
+
+    settings, lengths = trainer.settings, [len(ids) for ids in trainer.train_dataset["input_ids"]]
+
+    def foreseen(number: int) -> tuple[int | None, int]:
+        longest = max(lengths[number * settings.batch : (number + 1) * settings.batch], default=1)
+        model, step = _planned(trainer.model, trainer.recipe, settings, longest)
+        return step_memory.forecast(model, step), 0
+
+    return foreseen
 
 
 def _answer_trainer(rates: dict[str, float], settings: "Settings") -> Any:

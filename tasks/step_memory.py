@@ -2,44 +2,51 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks import notes
-from tasks.micro_batch import step_of
-from tasks.speed import Settings
+from tasks import micro_batch, notes
+
+if TYPE_CHECKING:
+    from models.training_step import Step
+    from tasks.speed import Settings
 
 WARM = 2  # steps before the one that is measured: the states exist then
 INDEX = 8  # bytes of an id
+Foreseen = Callable[[int], tuple[int | None, int]]  # of a step by its number: the most bytes, those of its inputs
 
 
-def forecast(model: Any, settings: Settings, *, context: int, documents: bool = False) -> int | None:
+def forecast(model: Any, step: "Step") -> int | None:
     """The most bytes that tensors will take in a step, from one on tensors without content.
 
-    None for a model that cannot take such a step: one that decides by content, or reads other inputs than tokens.
+    `model` without its adapter, which the step names. None for a model that cannot take such a step: one that decides
+    by content, or reads other inputs than tokens.
     """
     from models.fake_step import peak_of, timeline
 
-    step = step_of(settings, context).model_copy(update={"documents": documents})
     try:
-        peak = peak_of(timeline(model.config, step, kind=type(model))).total
+        return peak_of(timeline(model.config, step, kind=type(model))).total
     except (ValueError, TypeError):
         return None
-    return peak + loaded(settings, context) - INDEX * step.batch * context
 
 
-def loaded(settings: Settings, context: int) -> int:
+def of_windows(model: Any, settings: "Settings", *, context: int, documents: bool = False) -> Foreseen:
+    """What a pre-training foresees: of all its steps the same. `documents`: positions start anew within a window."""
+    step = micro_batch.step_of(settings, context).model_copy(update={"documents": documents})
+    peak, held = forecast(model, step), loaded(settings, context)
+    return lambda _: (peak and peak + held - INDEX * step.batch * context, held)
+
+
+def loaded(settings: "Settings", context: int) -> int:
     """Bytes of inputs and labels of a whole step and of the micro-batch that the loader reads ahead."""
     return 2 * INDEX * (settings.batch + settings.micro_batch) * context
 
 
-def watch(model: Any, folder: Path, settings: Settings, *, context: int, documents: bool = False) -> Any:
-    """A callback that measures the third step of a training and notes it beside the forecast, which is made at once.
+def watch(model: Any, folder: Path, foreseen: Foreseen, *, device: str) -> Any:
+    """A callback that measures the third step of a training and notes it beside what was foreseen of it.
 
-    `figures()` has both afterwards. `documents` says that positions start anew within a window.
+    `figures()` has both afterwards.
     """
     from transformers import TrainerCallback
-
-    expected = forecast(model, settings, context=context, documents=documents)
 
     class Watched(TrainerCallback):
         """On a CPU by torch's profiler, for one step; it reads nothing and changes no bit."""
@@ -49,21 +56,21 @@ def watch(model: Any, folder: Path, settings: Settings, *, context: int, documen
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.at = state.global_step + WARM
+            self.expected, self.held = foreseen(self.at)
 
         def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
             if state.global_step == self.at:
-                held = loaded(settings, context)
-                self.stop = _on_gpu() if settings.device == "cuda" else _on_cpu(model, optimizer.optimizer, held)
+                self.stop = _on_gpu() if device == "cuda" else _on_cpu(model, optimizer.optimizer, self.held)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if self.stop is not None:
                 self.measured, self.stop = self.stop(), None
                 if state.is_world_process_zero:
-                    notes.note(folder, sentence(expected, self.measured))
+                    notes.note(folder, sentence(self.expected, self.measured))
 
         def figures(self) -> dict[str, Any]:
             """For the figures of a step, under `execution`; empty where the training had fewer than three steps."""
-            return {"memory": compared(expected, self.measured)} if self.measured is not None else {}
+            return {"memory": compared(self.expected, self.measured)} if self.measured is not None else {}
 
     return Watched()
 

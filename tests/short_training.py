@@ -47,7 +47,8 @@ def train(
         model, facts, chosen, precision=precision, batch=batch, context=context, tokens=steps * batch * context
     )
     settings.prepare(model)
-    watch = step_memory.watch(model, folder, settings, context=context) if watched else None
+    foreseen = step_memory.of_windows(model, settings, context=context)
+    watch = step_memory.watch(model, folder, foreseen, device="cpu") if watched else None
     own = settings.arguments() | ({"bf16": precision == "bf16-autocast"} if stock else {})
     saving = {"save_steps": save_steps} if save_steps else {"save_strategy": "no"}
     arguments = training.arguments(

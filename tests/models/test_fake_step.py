@@ -15,6 +15,8 @@ FAST = [
     ("llama", {"documents": True}),
     ("gpt2", {"precision": "bf16-autocast", "checkpointing": True}),
     ("llama", {"lora": 8}),
+    ("llama", {"lora": 8, "embeddings": True, "precision": "bf16", "autocast": True}),
+    ("gpt2", {"lora": 8, "embeddings": True, "optimizer": "muon"}),
 ]
 
 

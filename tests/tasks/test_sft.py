@@ -314,3 +314,31 @@ def test_the_shipped_template_passes_on_real_rows(model: Any, tokenizer: Any, tm
         counted = tokenizer.decode([label for label in row["labels"] if label != -100])
         wrong += counted != row["completion"][0]["content"] + END
     assert wrong == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "execution"),
+    [
+        ({}, {}),
+        ({"embeddings": False}, {"micro_batch": 2}),
+        ({"load": "bf16"}, {"micro_batch": 2, "checkpointing": True}),
+        ({"load": "bf16", "embeddings": False}, {}),
+    ],
+)
+def test_a_fine_tuning_takes_what_was_forecast(
+    model: Any, tokenizer: Any, tmp_path: Path, given: dict[str, Any], execution: dict[str, Any]
+) -> None:
+    from peft import get_peft_model
+
+    from models import adapters
+
+    recipe = sft.SFTRecipe(batch=4, rank=16, max_length=128, **given)
+    base = copy.deepcopy(model).to(torch.float32 if recipe.load == "fp32" else torch.bfloat16)
+    adapted = get_peft_model(base, adapters.lora(base, 16, embeddings=recipe.embeddings))
+    chosen = Execution(device="cpu", threads=1, processes=1, **execution)
+    made = sft_worker._trainer(adapted, tokenizer, rows(12), tmp_path, recipe, chosen, epochs=1, rates=RATES)
+    adapters.train_in_fp32(made.model)
+    memory = sft_worker._run(made, tmp_path)["execution"]["memory"]
+    assert abs(memory["error"]) < 0.02, memory
+    assert "memory forecast" in (tmp_path / "log" / notes.NOTES).read_text()

@@ -42,8 +42,8 @@ def test_without_a_forecast_the_measurement_stands_alone(tmp_path: Path) -> None
     settings = train(tmp_path, steps=1).settings
     shape = Recurrent(hidden=32, layers=1)
     lstm = build(shape, vocabulary=64, context=32, special=SPECIAL, seed=0)
-    assert step_memory.forecast(lstm, settings, context=32) is None
-    assert step_memory.forecast(fresh(), settings, context=32) is not None
+    assert step_memory.of_windows(lstm, settings, context=32)(2)[0] is None
+    assert step_memory.of_windows(fresh(), settings, context=32)(2)[0] is not None
     assert step_memory.compared(None, 5) == {"measured_bytes": 5}
     assert "no forecast" in step_memory.sentence(None, 5_000_000)
     assert step_memory.sentence(45_100_000, 45_300_000) == "memory forecast 45.1 MB, measured 45.3 MB (-0.4%)"
