@@ -25,7 +25,7 @@ from tasks import (
     steps,
     tokenizer,
 )
-from tasks.settings import home
+from tasks.settings import Execution, home
 
 Parameters = Mapping[str, Any]
 
@@ -46,10 +46,16 @@ class Plan:
 
     planned: dict[str, steps.Step] = field(default_factory=dict)
     more: list[Row] = field(default_factory=list)
+    batch: int = 0
+    execution: Execution = field(default_factory=Execution)
 
     def add(self, step: steps.Step) -> str:
         self.planned[step.key] = step
         return step.key
+
+    def trains(self, batch: int, execution: Execution) -> None:
+        """A pre-training is among the steps, with so many windows in a batch."""
+        self.batch, self.execution = batch, execution
 
     def named(self, title: str) -> steps.Step | None:
         return next((step for step in self.planned.values() if step.title == title), None)
@@ -74,12 +80,14 @@ def plan(flow_name: str, parameters: Parameters) -> dict[str, Any]:
     planned = Plan()
     PLANNERS[flow_name](planned, parameters)
     rows = planned.rows()
+    if any(row.name.startswith("pretrain/") and not row.reused for row in rows):
+        distributed.require(planned.batch, planned.execution)
     return {"steps": [vars(row) for row in rows], "forecast": _forecast(planned, rows, parameters)}
 
 
 def _lifecycle(plan: Plan, p: Parameters) -> None:
     scaling_laws.require_life_cycle(p["scaling"], p["pretrain"], p["tokenizer"].context)
-    distributed.require(p["pretrain"].batch, p["execution"])
+    plan.trains(p["pretrain"].batch, p["execution"])
     for step in data.plan(p["data"]):
         dataset = plan.add(step)
     _watched(plan, dataset, p["name"], drift.ProfileRecipe(), drift.DriftRecipe())
@@ -155,13 +163,13 @@ def _pretrain(plan: Plan, p: Parameters) -> None:
     if p["start"]:
         _going_on(plan, p)
         return
-    distributed.require(p["recipe"].batch, p["execution"])
+    plan.trains(p["recipe"].batch, p["execution"])
     forecast = _found(p["forecast"], "scaling", "fit") if p["forecast"] else ""
     plan.add(pretrain.step(p["recipe"], _found(p["tokenizer"], "tokenizer"), forecast))
 
 
 def _going_on(plan: Plan, p: Parameters) -> None:
-    distributed.require(p["continued"].batch, p["execution"])
+    plan.trains(p["continued"].batch, p["execution"])
     start = starts.found(p["start"])
     base = plan.add(starts.import_step(start)) if start.foreign else starts.key(start)
     dataset = _found(p["dataset"], "data")
@@ -198,10 +206,10 @@ def _retrain(plan: Plan, p: Parameters) -> None:
     before = incumbent.incumbent(p["parent"] or p["name"])
     if before is None or p["start"] == "scratch":
         _, first = deployments.configured(deployments.load(p["scratch"]), [])
-        shared = ("name", "data", "evaluation", "gate")
+        shared = ("name", "data", "evaluation", "gate", "execution")
         _lifecycle(plan, {**first, **{name: p[name] for name in shared}})
         return
-    distributed.require(p["pretrain"].batch, p["execution"])
+    plan.trains(p["pretrain"].batch, p["execution"])
     for step in data.plan(p["data"]):
         dataset = plan.add(step)
     _watched(plan, dataset, p["name"], drift.ProfileRecipe(), drift.DriftRecipe())

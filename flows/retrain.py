@@ -71,9 +71,11 @@ def retrain(
         parent: the version to continue, as NAME/VERSION; empty for the champion
     """
     made_by = origin()
-    distributed.require(pretrain.batch, execution)
     with turn(name):
         before, first = incumbent(parent or name), deployments.load(scratch)  # a wrong name is told before the work
+        fresh = before is None or start == "scratch"
+        taken = deployments.configured(first, [])[1]["pretrain"] if fresh else pretrain
+        distributed.require(taken.batch, execution)
         dataset = data_stage(data, name, execution)
         if before is not None and before.data_digest == dataset.digest:
             return done(notice, name, f"nothing new: {before.version} was trained on these data")

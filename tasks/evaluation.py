@@ -19,7 +19,7 @@ from tasks.rows import read
 from tasks.settings import Execution
 
 ITEM_METRICS = ("rouge1", "rouge2", "rougeL", "grounded", "guideline", "toxic", "chars", "score", "reward")
-SCORING = ("models.generation", "models.metrics", "models.quality", "models.rewards", "models.tokenizer")
+SCORING = ("models.generation", "models.metrics", "models.quality", "models.rewards")
 
 
 class EvaluationRecipe(BaseModel):

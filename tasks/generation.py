@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks import parallel
+
 
 def pick_device(device: str) -> str:
-    """`auto` is the GPU where there is one."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    """`auto` is the GPU where there is one. Raises UsageError where a GPU is asked for and none is there."""
+    return "cuda" if parallel.on_gpu(device) else "cpu"
 
 
 def load(folder: Path, device: str = "auto") -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ def require(load: Load) -> None:
 
 
 def base_model(folder: Path, load: Load, device: str) -> Any:
-    """The model of a folder; what is not quantised of an int8 or int4 one, embeddings and norms, is in bf16.
+    """The model of a folder; what is not quantised of an int8 or int4 one, embeddings and RMS norms, is in bf16.
 
     int8 is LLM.int8 (Dettmers et al. 2022, arXiv 2208.07339), int4 the NormalFloat of QLoRA with products in bf16
     (Dettmers et al. 2023, arXiv 2305.14314); both are frozen, and rounded while the file is read.
@@ -37,7 +37,11 @@ def base_model(folder: Path, load: Load, device: str) -> Any:
             "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16,
         }  # fmt: skip
         options |= {"quantization_config": BitsAndBytesConfig(**kind), "device_map": {"": pick_device(device)}}
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **options)
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **options)
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):  # in bf16 a CPU refuses its input from an embedding that is trained
+            module.float()
+    return model
 
 
 def require_chat_template(tokenizer: Any, base: Path) -> None:

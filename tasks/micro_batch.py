@@ -55,7 +55,7 @@ def arguments(batch: int, micro_batch: int, *, checkpointing: bool) -> dict[str,
 
 def peak_of(model: Any, step: "Step") -> Peak:
     """Bytes of a step by its micro-batch: by formula where it knows the family, else by a step without content."""
-    from models.fake_step import peak_of, timeline
+    from models import fake_step
     from models.memory_forms import training_peak, unknown
 
     known = not unknown(model.config, step)
@@ -64,7 +64,8 @@ def peak_of(model: Any, step: "Step") -> Peak:
         change = {"batch": size, "accumulated": accumulated}
         if known:
             return training_peak(model.config, step.model_copy(update=change)).total
-        return peak_of(timeline(model.config, step.model_copy(update=change), kind=type(model))).total
+        foreseen = fake_step.timeline(model.config, step.model_copy(update=change), kind=type(model))
+        return fake_step.peak_of(foreseen).total
 
     return peak
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 NOTES = "notes.txt"
 logger = logging.getLogger("evergreen.training")
-_said: dict[tuple[str, str], str] = {}
+SWEEP = "scaling/"  # how the labels of its runs begin
+_said: dict[tuple[Path, str], str] = {}
 
 
 def note(folder: Path, text: str) -> None:
@@ -23,7 +24,7 @@ def note(folder: Path, text: str) -> None:
 def follow(label: str, log: Path | None) -> Callable[[], None]:
     """A function that logs, each time it is called, what was noted below `log` since the last call.
 
-    What several runs of a stage say alike, as those of a sweep do of their settings, is said of the first one.
+    What the runs of a sweep say alike, as they do of their settings, is said of the first one.
     """
     path = log / NOTES if log else None
     read = path.stat().st_size if path and path.exists() else 0
@@ -36,7 +37,7 @@ def follow(label: str, log: Path | None) -> Callable[[], None]:
             file.seek(read)
             whole = file.read().rpartition(b"\n")[0]
         for line in whole.decode().splitlines():
-            if _said.setdefault((label.partition("/")[0], line), label) == label:
+            if not label.startswith(SWEEP) or _said.setdefault((path.parents[2], line), label) == label:
                 logger.info("%s: %s", label, line)
         read += len(whole) + 1 if whole else 0
 

@@ -32,7 +32,6 @@ def step(recipe: RewardRecipe, model: str, pairs: str, dataset: str) -> steps.St
         libraries=("torch", "transformers", "trl", "accelerate", "datasets"),
         modules=(
             "tasks.training", "models.generation", "models.judge", "models.baselines", "models.metrics",
-            "models.tokenizer",
         ),
     )  # fmt: skip
 
@@ -70,7 +69,7 @@ def _train(
     import torch
     from datasets import Dataset as Rows
     from transformers import AutoTokenizer
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardConfig
 
     from models import judge
     from models.generation import positions
@@ -89,7 +88,7 @@ def _train(
     arguments |= micro_batch.arguments(
         recipe.batch, micro_batch.part(recipe.batch, execution.micro_batch), checkpointing=execution.checkpointing
     )
-    trainer = RewardTrainer(
+    trainer = _pair_trainer()(
         model, args=RewardConfig(**arguments), train_dataset=Rows.from_list([conversations(row) for row in rows]),
         processing_class=tokenizer,
     )  # fmt: skip
@@ -105,6 +104,28 @@ def _train(
         "held_out": _accuracy(trainer.model, tokenizer, rows, held_out),
         "human_rating": _accuracy(trainer.model, tokenizer, rows, human),
     }
+
+
+def _pair_trainer() -> Any:
+    from trl import RewardTrainer
+
+    class PairTrainer(RewardTrainer):
+        """Each pair of a step counts the same: the last batch of an epoch may be cut into parts of unequal size.
+
+        TRL takes the mean over a micro-batch, and the Trainer the mean of these.
+        """
+
+        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+            batches, items = super().get_batch_samples(*args, **kwargs)
+            self.sides = sum(len(each["input_ids"]) for each in batches)
+            return batches, items
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            share = len(inputs["input_ids"]) / self.sides
+            mean = super().compute_loss(model, inputs, *args, **kwargs)
+            return mean * share * self.current_gradient_accumulation_steps
+
+    return PairTrainer
 
 
 def _accuracy(

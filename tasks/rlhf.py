@@ -43,7 +43,6 @@ def step(recipe: RLHFRecipe, model: str, reward: str, dataset: str) -> steps.Ste
         libraries=("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
         modules=(
             "tasks.training", "tasks.preferences", "models.adapters", "models.rewards", "models.exported",
-            "models.tokenizer",
         ),
     )  # fmt: skip
 

@@ -67,8 +67,9 @@ class Execution(BaseModel):
     )
 
     micro_batch: int = Field(
-        0, ge=0, le=4096, description="The most examples that a training takes at once: its batch is cut into equal "
-        "parts, whose gradients add up. 0: as many as fit in memory, in alignment the whole batch.",
+        0, ge=0, le=4096, description="The most examples, in the reward model pairs, that a training computes "
+        "gradients of at once: its batch is cut into equal parts, whose gradients add up. 0: as many as fit in memory; "
+        "reward model and alignment take their whole batch.",
     )  # fmt: skip
     checkpointing: bool = Field(
         False, description="A training computes activations again instead of keeping them: less memory, more time."

@@ -39,8 +39,10 @@ def lora(base: Path, data: Path, folder: Path, recipe: SFTRecipe, execution: Exe
     model = get_peft_model(model, adapters.lora(model, recipe.rank, embeddings=recipe.embeddings))
     rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.learning_rate}
     rows = examples(data / "instructions" / "train.jsonl", recipe, recipe.seed)
-    rows = _fitting(tokenizer, rows, min(recipe.max_length, positions(model)), folder)
-    trainer = _trainer(model, tokenizer, rows, folder, recipe, execution, epochs=recipe.epochs, rates=rates)
+    rows, lengths = _fitting(tokenizer, rows, min(recipe.max_length, positions(model)), folder)
+    trainer = _trainer(
+        model, tokenizer, rows, folder, recipe, execution, longest=max(lengths), epochs=recipe.epochs, rates=rates
+    )
     adapters.train_in_fp32(trainer.model)
     figures = _run(trainer, folder)
     loading.save_adapter(trainer.model, folder / "adapter", base.parent.name)
@@ -68,11 +70,13 @@ def scratch(
     tokenizer = AutoTokenizer.from_pretrained(tokens)
     model = fresh_model(size, tokenizer, seed=recipe.seed, family=recipe.family)
     rows = examples(data / "instructions" / "train.jsonl", recipe.sft, recipe.sft.seed)
-    rows = _fitting(tokenizer, rows, min(recipe.sft.max_length, positions(model)), folder)
-    mean = sum(_lengths(tokenizer, rows)) / len(rows)
+    rows, lengths = _fitting(tokenizer, rows, min(recipe.sft.max_length, positions(model)), folder)
+    mean = sum(lengths) / len(rows)
     epochs = recipe.sft.epochs + extra_tokens / (mean * len(rows))
     rates = {"lr": recipe.learning_rate, "embedding_lr": recipe.embedding_learning_rate}
-    trainer = _trainer(model, tokenizer, rows, folder, recipe.sft, execution, epochs=epochs, rates=rates)
+    trainer = _trainer(
+        model, tokenizer, rows, folder, recipe.sft, execution, longest=max(lengths), epochs=epochs, rates=rates
+    )
     figures = _run(trainer, folder)
     trainer.model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -82,16 +86,19 @@ def scratch(
 
 def _trainer(
     model: Any, tokenizer: Any, rows: list[dict[str, Any]], folder: Path, recipe: SFTRecipe, execution: Execution, *,
-    epochs: float, rates: dict[str, float],
+    longest: int, epochs: float, rates: dict[str, float],
 ) -> Any:  # fmt: skip
-    """A trainer whose loss mask has been checked, with the examples of all epochs in order."""
+    """A trainer whose loss mask has been checked, with the examples of all epochs in order.
+
+    `longest` of them has so many tokens.
+    """
     from datasets import Dataset as Rows
     from trl import SFTConfig
 
     from models import objectives
     from tasks import notes, training
 
-    settings = _settings(model, recipe, execution)
+    settings = _settings(model, recipe, execution, longest)
     notes.note(folder, str(settings))
     if model._supports_sdpa:
         model.set_attn_implementation(settings.attention)
@@ -116,19 +123,19 @@ def _trainer(
     return trainer
 
 
-def _settings(model: Any, recipe: SFTRecipe, execution: Execution) -> "Settings":
-    """How a fine-tuning is executed; of examples as long as the recipe lets them be, as many at once as fit."""
+def _settings(model: Any, recipe: SFTRecipe, execution: Execution, longest: int) -> "Settings":
+    """How a fine-tuning is executed; of examples of `longest` tokens, as many at once as fit."""
     from tasks import micro_batch, speed
 
     facts = speed.facts_of(execution)
     # weights in bf16 multiply with nothing else, so the processor has no say then
     precision = speed.precision_of(facts, "auto" if recipe.load == "fp32" else "bf16-autocast")
-    attention = speed.attention_of(model, facts, precision, recipe.max_length)
+    attention = speed.attention_of(model, facts, precision, longest)
     whole = speed.Settings(
         facts.device, precision, attention, False, "only in pre-training", facts.threads, recipe.batch, recipe.batch,
         execution.checkpointing,
     )  # fmt: skip
-    base, step = _planned(model, recipe, whole, recipe.max_length)
+    base, step = _planned(model, recipe, whole, longest)
     peak = micro_batch.peak_of(base, step)
     return replace(whole, micro_batch=micro_batch.chosen(recipe.batch, execution.micro_batch, peak, facts.free_bytes))
 
@@ -182,7 +189,7 @@ def _answer_trainer(rates: dict[str, float], settings: "Settings") -> Any:
     lean: Any = speed.trainer_class(settings, SFTTrainer)
 
     class AnswerTrainer(lean):
-        """TRL's own loss without its per-token statistics, which take half of a step on a CPU."""
+        """The Trainer's `compute_loss`, without TRL's per-token statistics, which take half of a step on a CPU."""
 
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
             return Trainer.compute_loss(self, *args, **kwargs)
@@ -264,18 +271,20 @@ def _figures(trainer: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _fitting(tokenizer: Any, rows: list[dict[str, Any]], max_length: int, folder: Path) -> list[dict[str, Any]]:
-    """Those without letters of control tokens that `max_length` tokens hold, answer included.
+def _fitting(
+    tokenizer: Any, rows: list[dict[str, Any]], max_length: int, folder: Path
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """Those without letters of control tokens that `max_length` tokens hold, answer included, and their tokens.
 
     A longer one would lose its answer, which stands at the end. Raises SourceError when none is left.
     """
     from tasks.training import without_control_tokens
 
     rows = without_control_tokens(rows, tokenizer, folder, messages=lambda row: row["prompt"] + row["completion"])
-    kept = [row for row, length in zip(rows, _lengths(tokenizer, rows), strict=True) if length <= max_length]
+    kept = [(row, n) for row, n in zip(rows, _lengths(tokenizer, rows), strict=True) if n <= max_length]
     if not kept:
         raise SourceError(f"all {len(rows)} instructions have more than {max_length} tokens; raise sft.max_length")
-    return kept
+    return [row for row, _ in kept], [n for _, n in kept]
 
 
 def _lengths(tokenizer: Any, rows: list[dict[str, Any]]) -> list[int]:

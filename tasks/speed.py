@@ -140,14 +140,14 @@ def compilation(facts: Facts, execution: Execution, tokens: int) -> tuple[bool, 
     return tokens >= COMPILE_TOKENS, f"{side} {COMPILE_TOKENS / 1e6:.1f} M tokens"
 
 
-def trainer_class(settings: Settings, base: Any = None) -> Any:
+def trainer_class(settings: Settings, parent: Any = None) -> Any:
     """Hugging Face's Trainer, or another one built on it, without what it loses in each step."""
     import torch
     from transformers import Trainer
 
-    parent: Any = base or Trainer
+    above: Any = parent or Trainer
 
-    class LeanTrainer(parent):
+    class LeanTrainer(above):
         """accelerate's autocast copies the logits to fp32 after the loss, for nobody, and stays on the model's forward.
 
         The Trainer also counts all weights anew in each step, for a number that nobody reads.

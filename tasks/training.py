@@ -23,10 +23,8 @@ def arguments(
     folder: Path, *, seed: int, device: str, steps: int, batch: int, learning_rate: float, **more: Any
 ) -> dict[str, Any]:
     """Arguments for any Trainer: bf16 autocast where the processor has it, quiet, resumable, nothing sent anywhere."""
-    import torch
-
     quiet()
-    on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+    on_cpu = not parallel.on_gpu(device)
     shared = {
         "output_dir": str(folder / "checkpoints"),
         "seed": seed,
@@ -120,7 +118,7 @@ def run(
             "resumed_from": checkpoints.step_of(resume) if resume else 0,
             "threads": torch.get_num_threads(), "device": str(trainer.args.device), "bf16": in_bf16,
             "micro_batch": trainer.args.per_device_train_batch_size,
-            "checkpointing": trainer.args.gradient_checkpointing,
+            "checkpointing": trainer.model.is_activation_checkpointing,
             "devices": parallel.world(), "wrapper": parallel.wrapper(trainer), **speed.summary(),
         },
     }  # fmt: skip

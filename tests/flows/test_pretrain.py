@@ -98,6 +98,8 @@ def test_the_plan_names_the_keys_that_the_run_made(made: Checkpoint, parameters:
     assert [step["name"] for step in planned] == titles
     assert all(step["reused"] for step in planned)
     assert planned[-1]["key"] == made.key
+    elsewhere = parameters["execution"].model_copy(update={"device": "cuda"})
+    assert plan("pretrain", {**parameters, "execution": elsewhere})["steps"] == planned, "nothing would train"
     assert pretrain(**parameters).reused
 
 

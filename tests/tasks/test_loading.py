@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from models.architectures import fresh_model
+from models import adapters
+from models.architectures import Family, fresh_model
 from models.tokenizer import train_tokenizer
 from tasks import loading, sft, sft_worker, training
 from tasks.artifacts import Checkpoint, Dataset
 from tasks.errors import UsageError
+from tasks.generation import pick_device
 from tasks.pretrain import PretrainRecipe
 from tasks.settings import Execution
 from tests import tiny
@@ -151,3 +154,26 @@ def test_the_precision_is_identity_and_the_control_has_none() -> None:
     assert [load for load, step in made.items() if "bitsandbytes" in step.identity["libraries"]] == ["int8", "int4"]
     controls = [sft.scratch_recipe(recipe, PretrainRecipe()) for recipe in recipes.values()]
     assert controls == [controls[0]] * 4
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "palm"])
+def test_a_base_in_bf16_takes_what_a_trained_embedding_gives(family: Family, base: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    fresh_model(1, tokenizer, seed=0, family=family).save_pretrained(tmp_path)
+    model = loading.base_model(tmp_path, "bf16", "cpu")
+    tuned = get_peft_model(model, adapters.lora(model, 4, embeddings=True))
+    adapters.train_in_fp32(tuned)
+    ids = torch.arange(8)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = tuned(input_ids=ids, labels=ids).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert {p.dtype for name, p in model.named_parameters() if "base_layer.weight" in name} == {torch.bfloat16}
+
+
+def test_a_gpu_that_is_not_there_is_refused_by_every_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"execution\.device is cuda, and torch sees no GPU"):
+        training.arguments(tmp_path, seed=1, device="cuda", steps=1, batch=1, learning_rate=1e-3)
+    with pytest.raises(UsageError, match=r"execution\.device is cuda, and torch sees no GPU"):
+        pick_device("cuda")

@@ -62,7 +62,7 @@ def rows(count: int = 6) -> list[dict[str, Any]]:
 def trainer(model: Any, tokenizer: Any, examples: list[dict[str, Any]], folder: Path, *, max_length: int = 200) -> Any:
     recipe = sft.SFTRecipe(batch=4, max_length=max_length)
     return sft_worker._trainer(
-        model, tokenizer, examples, folder, recipe, Execution(device="cpu"), epochs=1, rates=RATES
+        model, tokenizer, examples, folder, recipe, Execution(device="cpu"), longest=max_length, epochs=1, rates=RATES
     )
 
 
@@ -186,7 +186,7 @@ def test_an_answer_that_max_length_cuts_off_is_refused(model: Any, tokenizer: An
     lengths = sft_worker._lengths(tokenizer, examples)
     with pytest.raises(LossMaskError, match=rf"'row:1' .*cut off: the example fills max_length, {lengths[0]} tokens"):
         trainer(model, tokenizer, examples, tmp_path, max_length=lengths[0])
-    assert len(sft_worker._fitting(tokenizer, examples, lengths[0], tmp_path)) == 1
+    assert sft_worker._fitting(tokenizer, examples, lengths[0], tmp_path) == (examples[:1], lengths[:1])
 
 
 def test_a_pad_token_that_is_the_stop_token_is_harmless_in_the_trainers_collator(
@@ -263,7 +263,7 @@ def test_examples_with_the_letters_of_a_control_token_are_left_out(
     bad = [{"id": f"bad:{i}", **sft.conversation(row)} for i, row in enumerate((typed, said, told))]
     caplog.set_level("INFO", logger="evergreen.training")
     report_ = notes.follow("sft/lora", tmp_path / "log")
-    kept = sft_worker._fitting(tokenizer, [*bad, *rows()], 200, tmp_path)
+    kept, _ = sft_worker._fitting(tokenizer, [*bad, *rows()], 200, tmp_path)
     assert kept == rows()
     report_()
     assert caplog.messages == [
@@ -305,7 +305,7 @@ def real_rows() -> list[dict[str, Any]]:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the folder ../shared/data beside the repository")
 def test_the_shipped_template_passes_on_real_rows(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     examples = [{"id": row["id"], **sft.conversation(row)} for row in real_rows()]
-    examples = sft_worker._fitting(tokenizer, examples, 2000, tmp_path)
+    examples, _ = sft_worker._fitting(tokenizer, examples, 2000, tmp_path)
     assert len(examples) >= 200
     made = trainer(model, tokenizer, examples, tmp_path, max_length=2000)
     assert json.loads((tmp_path / "loss_mask.json").read_text(encoding="utf-8"))["checked"] == 64
@@ -327,17 +327,19 @@ def test_the_shipped_template_passes_on_real_rows(model: Any, tokenizer: Any, tm
     ],
 )
 def test_a_fine_tuning_takes_what_was_forecast(
-    model: Any, tokenizer: Any, tmp_path: Path, given: dict[str, Any], execution: dict[str, Any]
+    tokenizer: Any, tmp_path: Path, given: dict[str, Any], execution: dict[str, Any]
 ) -> None:
     from peft import get_peft_model
 
     from models import adapters
 
     recipe = sft.SFTRecipe(batch=4, rank=16, max_length=128, **given)
-    base = copy.deepcopy(model).to(torch.float32 if recipe.load == "fp32" else torch.bfloat16)
+    base = fresh_model(1, tokenizer, seed=0).to(torch.float32 if recipe.load == "fp32" else torch.bfloat16)
     adapted = get_peft_model(base, adapters.lora(base, 16, embeddings=recipe.embeddings))
     chosen = Execution(device="cpu", threads=1, processes=1, **execution)
-    made = sft_worker._trainer(adapted, tokenizer, rows(12), tmp_path, recipe, chosen, epochs=1, rates=RATES)
+    made = sft_worker._trainer(
+        adapted, tokenizer, rows(12), tmp_path, recipe, chosen, longest=128, epochs=1, rates=RATES
+    )
     adapters.train_in_fp32(made.model)
     memory = sft_worker._run(made, tmp_path)["execution"]["memory"]
     assert abs(memory["error"]) < 0.02, memory

@@ -153,12 +153,13 @@ def test_what_a_worker_notes_is_logged_once(tmp_path: Path, caplog: pytest.LogCa
 
 def test_what_the_runs_of_a_sweep_say_alike_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="evergreen.training")
-    for label, more in (("sweep/1x10", "one"), ("sweep/2x10", "two"), ("other/2x10", "three")):
+    labels = {"scaling/1x10": "one", "scaling/2x10": "two", "sft/lora": "three", "sft/control": "four"}
+    for label, more in labels.items():
         report = notes.follow(label, tmp_path / label / "log")
         for text in ("cpu, fp32, alike", more):
             notes.note(tmp_path / label, text)
         report()
     assert caplog.messages == [
-        "sweep/1x10: cpu, fp32, alike", "sweep/1x10: one", "sweep/2x10: two",
-        "other/2x10: cpu, fp32, alike", "other/2x10: three",
+        "scaling/1x10: cpu, fp32, alike", "scaling/1x10: one", "scaling/2x10: two",
+        "sft/lora: cpu, fp32, alike", "sft/lora: three", "sft/control: cpu, fp32, alike", "sft/control: four",
     ]  # fmt: skip

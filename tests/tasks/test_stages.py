@@ -74,15 +74,9 @@ def test_the_loss_is_on_the_answer_only(run: dict[str, Any], tmp_path: Path) -> 
     model = AutoModelForCausalLM.from_pretrained(run["sft"].model)
     rows = examples(run["data"].path / "instructions" / "train.jsonl", killable.SFT, seed=1)
     trainer = _trainer(
-        model,
-        tokenizer,
-        rows[:8],
-        tmp_path,
-        killable.SFT,
-        tiny.EXECUTION,
-        epochs=1,
+        model, tokenizer, rows[:8], tmp_path, killable.SFT, tiny.EXECUTION, longest=96, epochs=1,
         rates={"lr": 0.01, "embedding_lr": 0.01},
-    )
+    )  # fmt: skip
     batch = next(iter(trainer.get_train_dataloader()))
     shown = 0
     for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
@@ -138,6 +132,27 @@ def test_less_at_once_trains_the_same(run: dict[str, Any], tmp_path: Path, monke
         for step, name, within in ((0, "loss", 1e-5), (0, "grad_norm", 1e-4), (1, "loss", 1e-3)):
             whole, parts = (histories[most][step][name] for most in (0, 2))
             assert parts == pytest.approx(whole, rel=within, abs=1e-6), (stage, step, name)
+
+
+def test_a_rest_of_pairs_counts_each_of_them_once(
+    run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 13 pairs, the second step of 8 has 5, in parts of 2, 2 and 1."""
+    monkeypatch.setattr(training, "_has_bf16", lambda _: False)
+    lines = (run["preferences"].path / "train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "train.jsonl").write_text("".join(lines[:13]))
+    (tmp_path / "validation.jsonl").write_text("")
+    histories = []
+    for most in (0, 2):
+        folder = tmp_path / f"most-{most}"
+        folder.mkdir()
+        recipe = killable.REWARD.model_copy(update={"epochs": 1.3, "learning_rate": 1e-6})
+        execution = tiny.EXECUTION.model_copy(update={"micro_batch": most})
+        reward._train(run["sft"].model, tmp_path, run["data"].path, folder, recipe, execution)
+        histories.append([(entry["loss"], entry["grad_norm"]) for entry in training.history(folder)])
+    assert len(histories[0]) == 2
+    for whole, parts in zip(*histories, strict=True):
+        assert parts == pytest.approx(whole, rel=1e-3)
 
 
 def test_alignment_changed_the_policy_and_logged_reward_and_kl(run: dict[str, Any]) -> None:
