@@ -68,9 +68,18 @@ def assembled(config: Any, step: Step, kind: Any = None) -> nn.Module:
 
         model = get_peft_model(model, adapters.lora(model, step.lora, embeddings=step.embeddings))
         adapters.train_in_fp32(model)
+    if step.precision in QUANTISED and step.autocast:
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+                module.register_forward_hook(_as_it_came)
     if step.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model.train()
+
+
+def _as_it_came(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    """bitsandbytes gives products in the precision of their input, whatever autocast says."""
+    return output.to(inputs[0].dtype)
 
 
 def optimizer_of(model: nn.Module, step: Step) -> torch.optim.Optimizer:

@@ -14,7 +14,6 @@ from tasks.settings import Execution
 from tasks.sft import ScratchRecipe, SFTRecipe, examples
 
 if TYPE_CHECKING:
-    from models.training_step import Step
     from tasks.speed import Settings
     from tasks.step_memory import Foreseen
 
@@ -140,7 +139,7 @@ def _settings(model: Any, recipe: SFTRecipe, execution: Execution, longest: int)
     return replace(whole, micro_batch=micro_batch.chosen(recipe.batch, execution.micro_batch, peak, facts.free_bytes))
 
 
-def _planned(model: Any, recipe: SFTRecipe, settings: "Settings", length: int) -> tuple[Any, "Step"]:
+def _planned(model: Any, recipe: SFTRecipe, settings: "Settings", length: int) -> tuple[Any, Any]:
     """The model without its adapter, and a step of examples of `length` tokens as the memory plan knows it."""
     from peft import PeftModel
 

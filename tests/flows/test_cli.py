@@ -272,6 +272,7 @@ def test_the_server_of_a_run_ends_with_the_run_even_when_it_is_killed(tmp_path: 
     assert not answers(url, timeout=1)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_reported_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "nonsense://")
     server = Server(tmp_path / "p")

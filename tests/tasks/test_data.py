@@ -142,6 +142,7 @@ def test_mlflow_knows_the_data_and_what_was_found(small: Dataset) -> None:
     assert run.data.metrics["dropped/ratings/no partner with the same prompt and length_ rated 3 apart"] > 0
 
 
+@pytest.mark.slow
 def test_data_docs_say_what_was_found(small: Dataset) -> None:
     valid = validate_rows.fn(ingest_rows.fn(SMALL), SMALL).path
     report = json.loads((valid / "validation.json").read_text())["text"]
@@ -151,6 +152,7 @@ def test_data_docs_say_what_was_found(small: Dataset) -> None:
     assert all(f"{count} unexpected values found" in page for count in broken)
 
 
+@pytest.mark.slow
 def test_two_builds_are_the_same_bytes(small: Dataset) -> None:
     again = build(SMALL)
     assert not again.reused

@@ -1,6 +1,7 @@
 """A frozen base in each precision: held as it says, left alone by the training, and merged in full."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from models import adapters
 from models.architectures import Family, fresh_model
 from models.tokenizer import train_tokenizer
-from tasks import loading, sft, sft_worker, training
+from tasks import loading, notes, sft, sft_worker, training
 from tasks.artifacts import Checkpoint, Dataset
 from tasks.errors import UsageError
 from tasks.generation import pick_device
@@ -98,6 +99,13 @@ def test_the_adapter_learns_in_fp32_and_the_base_stays_as_it_was_rounded(tuned: 
     assert all(p.dtype == HELD[load][0] and torch.equal(p, untouched[name]) for name, p in now.items())
     losses = [entry["loss"] for entry in training.history(folder) if "loss" in entry]
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+@pytest.mark.slow
+def test_a_step_takes_what_was_forecast_of_a_narrow_base(tuned: Tuned) -> None:
+    said = (tuned[1] / "log" / notes.NOTES).read_text()
+    error = re.search(r"memory forecast .* \((.*)%\)", said)
+    assert error and abs(float(error[1])) < 2, said
 
 
 @pytest.mark.slow
