@@ -74,8 +74,7 @@ def retrain(
     with turn(name):
         before, first = incumbent(parent or name), deployments.load(scratch)  # a wrong name is told before the work
         fresh = before is None or start == "scratch"
-        taken = deployments.configured(first, [])[1]["pretrain"] if fresh else pretrain
-        distributed.require(taken.batch, execution)
+        distributed.require(batch_of(first) if fresh else pretrain.batch, execution)
         dataset = data_stage(data, name, execution)
         if before is not None and before.data_digest == dataset.digest:
             return done(notice, name, f"nothing new: {before.version} was trained on these data")
@@ -111,6 +110,12 @@ def conclude(name: str, measured: EvaluationReport, registered: RegisteredModel,
     report = write_report(ReportRecipe(title=f"Retraining of {name}", model=name), parts)
     publish(report, registered)
     announce(report, measured, registered)
+
+
+def batch_of(deployment: deployments.Deployment) -> int:
+    """Windows in a batch of the pre-training of a deployment."""
+    windows: int = deployments.configured(deployment, [])[1]["pretrain"].batch
+    return windows
 
 
 def from_scratch(deployment: deployments.Deployment, given: dict[str, Any]) -> RegisteredModel:
